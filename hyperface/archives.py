@@ -32,14 +32,21 @@ _OTHER_METHODS = {zipfile.ZIP_BZIP2: "bzip2", zipfile.ZIP_LZMA: "lzma"}
 
 
 def unpacked_limit(size: int) -> int:
-    """Returns the largest number of bytes to which a compressed file of this size may unpack."""
+    """Returns the largest number of bytes to which a compressed file of this size may unpack.
+
+    It is 32 MiB plus ten times the size. Readers raise an error for a file that unpacks to more.
+
+    Args:
+      size: size of the compressed file in bytes.
+    """
     return FLOOR + RATIO * size
 
 
 def open_zip(path: Path) -> zipfile.ZipFile:
     """Opens a zip archive and checks that its members do not overlap.
 
-    Read the members with `read_member`.
+    Members that share bytes would let a small archive unpack to any size. Read the members with
+    `read_member`, which limits the size of each one.
 
     Raises:
       InputError: there is no such file, it is damaged, or its members overlap.
@@ -70,12 +77,13 @@ def read_member(archive: zipfile.ZipFile, info: zipfile.ZipInfo, limit: int) -> 
 
     Args:
       archive: the archive.
-      info: the member.
-      limit: largest number of bytes that it may unpack to.
+      info: the member, as `archive.infolist()` returns it.
+      limit: largest number of bytes that it may unpack to. A larger member raises an error and is
+        not unpacked.
 
     Raises:
       ValueError: the member is damaged or encrypted, is larger than the limit, has another size
-        than it announces, or is compressed by another method than deflate.
+        than it announces, or is compressed by any method but deflate.
     """
     # The announced size is compared first, so that nothing is unpacked if it is too large.
     if info.file_size > limit:
@@ -97,7 +105,8 @@ def read_head(archive: zipfile.ZipFile, info: zipfile.ZipInfo, count: int) -> by
     The checksum of the member is not verified, because that needs all of its bytes.
 
     Raises:
-      ValueError: for the reasons that `read_member` names.
+      ValueError: the member is damaged or encrypted, or is compressed by another method than
+        deflate.
     """
     with open_member(archive, info) as file:
         try:
@@ -109,8 +118,11 @@ def read_head(archive: zipfile.ZipFile, info: zipfile.ZipInfo, count: int) -> by
 def open_member(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> IO[bytes]:
     """Opens a member as a file. Its size is not limited, so read it in pieces.
 
+    Damage inside of the compressed data raises an error only when it is read.
+
     Raises:
-      ValueError: for the reasons that `read_member` names.
+      ValueError: the member is encrypted, its header is damaged, or it is compressed by another
+        method than deflate.
     """
     if info.compress_type not in _METHODS:
         name = _OTHER_METHODS.get(info.compress_type, f"method {info.compress_type}")
@@ -122,7 +134,11 @@ def open_member(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> IO[bytes]:
 
 
 def damaged_member(found: object) -> ValueError:
-    """Returns the error of a member that cannot be read, for the caller to raise."""
+    """Returns the error of a zip member that cannot be read, for the caller to raise.
+
+    Args:
+      found: the exception or the description of the damage, which the message quotes.
+    """
     return ValueError(f"expected a whole member of the archive, found: {found}")
 
 
@@ -182,9 +198,13 @@ _KINDS: dict[bytes, Callable[[], _Decompressor]] = {
 def open_unpacked(path: Path, limit: int | None = None) -> BinaryIO:
     """Opens a file for reading, and unpacks it if it is compressed by gzip, bzip2 or xz.
 
+    The first bytes of the file decide whether it is compressed; its name has no effect. It is
+    unpacked while it is read, in memory.
+
     Args:
       path: a regular file.
-      limit: largest number of bytes to which it may unpack; by default `unpacked_limit`.
+      limit: largest number of bytes to which a compressed file may unpack; by default 32 MiB plus
+        ten times its size, as `unpacked_limit` returns. A file that is not compressed has no limit.
 
     Returns:
       The open file, which supports seeking. Reading raises EOFError, OSError, zlib.error or

@@ -45,7 +45,8 @@ def open_npy(path: Path, *, mapped: bool) -> np.ndarray:
 
     Args:
       path: the file.
-      mapped: map the file into memory, so that only the numbers that are used are read.
+      mapped: map the file into memory (read-only), so that only the numbers that are used are
+        read. Otherwise all of them are read at once.
 
     Raises:
       InputError: the file is not an .npy file, is truncated, or contains anything but numbers and
@@ -69,9 +70,14 @@ def open_npy(path: Path, *, mapped: bool) -> np.ndarray:
 def read_npz(path: Path, names: tuple[str, ...]) -> list[np.ndarray]:
     """Reads the named arrays of an .npz archive; other arrays in it are not read.
 
+    Args:
+      path: the archive.
+      names: names of the arrays, without the ending .npy. The arrays are returned in this order.
+
     Raises:
-      InputError: the file is not an .npz archive, is damaged, lacks one of the arrays, unpacks to
-        far more bytes than it has, or contains anything but numbers and text.
+      InputError: the file is not an .npz archive, is damaged, or lacks one of the arrays. Or the
+        named arrays contain anything but numbers and text, or need more than 32 MiB plus ten times
+        the size of the file.
     """
     with open_zip(path) as archive:
         members = {i.filename.removesuffix(".npy"): i for i in archive.infolist()}
@@ -98,7 +104,7 @@ def read_npz(path: Path, names: tuple[str, ...]) -> list[np.ndarray]:
 
 
 def npz_names(path: Path) -> set[str]:
-    """Returns the names of the arrays in an .npz archive.
+    """Returns the names of the arrays in an .npz archive, without the ending .npy.
 
     Raises:
       InputError: the file is not an .npz archive.

@@ -14,10 +14,10 @@ from hyperface.errors import InputError, MissingExtra, unknown_name
 
 
 class Subcommand(NamedTuple):
-    """The module and the help text of a subcommand."""
+    """The module and the help text of a subcommand of `hyperface`, such as "train"."""
 
     module: str
-    """Name of the module whose `main` takes the arguments."""
+    """Name of the module, whose `main(args)` takes the words that follow the subcommand."""
     help: str
     """One line that says what the subcommand does."""
 
@@ -51,7 +51,12 @@ def main() -> None:
 def run(name: str, args: Sequence[str]) -> None:
     """Runs a subcommand and ends the program with its exit status.
 
-    A mistake of the user is printed as one line without a traceback.
+    A mistake of the user, such as an unknown subcommand, is printed as one line without a
+    traceback, and the status is 2. After a success the function returns.
+
+    Args:
+      name: the subcommand, a key of `SUBCOMMANDS`.
+      args: the words that follow it on the command line.
     """
     # Before the imports below, so that it works without the optional dependencies.
     if name == "cluster":

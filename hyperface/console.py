@@ -40,7 +40,7 @@ class ConsoleHandler(logging.Handler):
 def show_log() -> Console:
     """Starts to print the library's log and its progress bars on standard output.
 
-    A second call changes nothing.
+    The log is that of the logger "hyperface", from level INFO on. A second call changes nothing.
 
     Returns:
       The console that prints them.
@@ -56,7 +56,10 @@ def show_log() -> Console:
 
 
 def log_console() -> Console:
-    """Returns the console of `show_log`, or one that prints nothing if it was not called."""
+    """Returns the console that `show_log` prints on.
+
+    If `show_log` was not called, the returned console prints nothing.
+    """
     return _shown_on() or make_console(quiet=True)
 
 
@@ -67,7 +70,11 @@ def _shown_on() -> Console | None:
 
 
 def make_console(*, quiet: bool = False) -> Console:
-    """Returns a console on standard output that prints text unchanged, or nothing if `quiet`."""
+    """Returns a rich console on standard output that prints text unchanged.
+
+    Args:
+      quiet: whether it prints nothing at all.
+    """
     return Console(quiet=quiet, markup=False, emoji=False, highlight=False, soft_wrap=True)
 
 
@@ -88,6 +95,10 @@ def plain(text: str, style: str = "") -> Text:
     Control characters, which could change the terminal's state, are shown as escapes. Bytes of file
     names that are not UTF-8 are shown as escapes too.
 
+    Args:
+      text: one or more lines.
+      style: colour of the whole text, such as "red"; "" for none.
+
     Example:
       >>> plain("a[/x] \\x1b[31m").plain
       'a[/x] \\\\x1b[31m'
@@ -97,5 +108,9 @@ def plain(text: str, style: str = "") -> Text:
 
 
 def plain_column(text_format: str) -> TextColumn:
-    """Returns a text column for a progress bar, whose fields are shown unchanged."""
+    """Returns a text column for rich's progress bar that shows its values without markup.
+
+    Args:
+      text_format: the format string of rich's `TextColumn`, such as "{task.description}".
+    """
     return TextColumn(text_format, markup=False)

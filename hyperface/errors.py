@@ -9,7 +9,10 @@ class InputError(ValueError):
 
 
 class MissingExtra(ModuleNotFoundError):
-    """The error of a part of the package whose optional dependency is not installed."""
+    """The error of a part of the package whose optional dependency is not installed.
+
+    Its message says which extra to install, as in `pip install 'hyperface[train]'`.
+    """
 
 
 def expect(condition: object, name: str, expected: str, found: object) -> None:
@@ -29,7 +32,15 @@ def expect(condition: object, name: str, expected: str, found: object) -> None:
 
 
 def unknown_name(kind: str, found: str, known: Iterable[str]) -> InputError:
-    """Returns the InputError for an unknown name, with the nearest known name in its message."""
+    """Returns the InputError for an unknown name, for the caller to raise.
+
+    Its message lists all known names, and proposes the most similar one if there is one.
+
+    Args:
+      kind: what the name stands for, such as "experiment".
+      found: the unknown name.
+      known: the names that exist.
+    """
     known = sorted(known)
     near = difflib.get_close_matches(found, known, n=1, cutoff=0.4)
     hint = f" Did you mean {near[0]!r}?" if near else ""

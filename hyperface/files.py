@@ -18,17 +18,26 @@ LONGEST_LINE = 2**16
 
 
 def replace_text(path: Path, text: str) -> None:
-    """Replaces a file by a new text in one step.
+    """Replaces a file by a new text in one step, or creates the file.
 
     If the process is killed or the disk is full, the old file stays as it was. Use this function
     for a file that the user names. Files in folders of this program are written by
-    `owned.write_text`.
+    `owned.write_text`, which never overwrites a file of somebody else.
+
+    Raises:
+      OSError: the file cannot be written.
     """
     replace_bytes(path, text.encode("utf-8"))
 
 
 def replace_bytes(path: Path, data: bytes) -> None:
-    """Replaces a file by new bytes in one step, as `replace_text` does for text."""
+    """Replaces a file by new bytes in one step, or creates the file.
+
+    If the process is killed or the disk is full, the old file stays as it was.
+
+    Raises:
+      OSError: the file cannot be written.
+    """
     # The new content is written under another name first. The name is random, because a file with
     # a fixed name could belong to somebody else.
     partial = path.with_name(f".{path.name}.{secrets.token_hex(4)}.partial")
@@ -42,7 +51,15 @@ def replace_bytes(path: Path, data: bytes) -> None:
 
 
 def sync_to(path: Path, data: bytes, mode: Literal["wb", "xb"] = "wb") -> None:
-    """Writes a file and waits until it is on the disk. If that fails, the file is removed."""
+    """Writes a file and waits until it is on the disk.
+
+    If that fails, the file is removed and the error is raised.
+
+    Args:
+      path: the file.
+      data: its content.
+      mode: "wb" overwrites an existing file; "xb" raises FileExistsError for one.
+    """
     with path.open(mode) as file:
         try:
             file.write(data)
@@ -56,6 +73,8 @@ def sync_to(path: Path, data: bytes, mode: Literal["wb", "xb"] = "wb") -> None:
 
 def read_bytes(path: Path | str, limit: int) -> bytes:
     """Returns the content of a regular file of at most `limit` bytes.
+
+    A larger file raises an error before it is read, so it cannot fill the memory.
 
     Raises:
       InputError: the file is missing, is a folder or a device, cannot be read, or is larger.
@@ -82,7 +101,8 @@ def text_lines(path: Path | str) -> Iterator[str]:
     """Yields the lines of a UTF-8 file without their ends and without a byte-order mark.
 
     Raises:
-      InputError: there is no such file, it is not UTF-8, or a line is longer than LONGEST_LINE.
+      InputError: there is no such file, it is not UTF-8, or a line has LONGEST_LINE (65,536)
+        characters or more. The lines before the error have been yielded already.
     """
     path = Path(path)
     if not path.is_file():
@@ -107,7 +127,11 @@ def text_lines(path: Path | str) -> Iterator[str]:
 
 
 def read_json(path: Path, limit: int = LARGEST_JSON) -> dict[str, Any]:
-    """Returns the object in a JSON file.
+    """Returns the object in a JSON file as a dictionary.
+
+    Args:
+      path: the file.
+      limit: largest size in bytes; a larger file raises an error.
 
     Raises:
       InputError: the file cannot be read, is too large, or does not contain a JSON object.

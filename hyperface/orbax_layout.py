@@ -27,7 +27,9 @@ _FILE = re.compile(
 
 
 def is_of_orbax(path: Path) -> bool:
-    """Returns whether a path is one that Orbax gives to a file of a checkpoint.
+    """Returns whether a path is one that Orbax, JAX's checkpoint library, gives to its own files.
+
+    Only such files of a checkpoint are deleted. The name alone is compared; nothing is read.
 
     Args:
       path: path relative to the checkpoint's folder.
@@ -41,10 +43,13 @@ def is_of_orbax(path: Path) -> bool:
 
 
 def recorded_arrays(state: Path) -> set[str | None]:
-    """Returns the array names, such as "a.b.c", from the files that Orbax writes per process.
+    """Returns the array names, such as "a.b.c", that Orbax recorded in a checkpoint.
+
+    Orbax writes one file of names per process. Comparing them with the expected names shows whether
+    a name was damaged, which Orbax does not notice. A record without a name gives None.
 
     Args:
-      state: folder of the state in a checkpoint. Without such files the result is empty.
+      state: folder "state" of a checkpoint. Without such files the result is empty.
 
     Raises:
       OSError: a file cannot be read.

@@ -59,21 +59,26 @@ class Record(NamedTuple):
     """The content of a folder's marker, the file that lists what this program wrote there."""
 
     kind: str
-    """One of RUN, CHECKPOINTS, DATA and RESULTS."""
+    """The kind of folder: one of RUN, CHECKPOINTS, DATA (a prepared data set) and RESULTS (files
+    that may lie beside those of others)."""
     files: frozenset[str]
-    """Names of the files that we wrote into the folder."""
+    """Names of the files in the folder that this program wrote, or is about to write. It may
+    overwrite and remove these."""
     trees: frozenset[str]
-    """Names of the folders that Orbax fills, which are checkpoints."""
+    """Names of the checkpoints in the folder. Each is a folder whose files Orbax (JAX's checkpoint
+    library) writes, so it is recorded as a whole."""
     folders: frozenset[str]
     """Relative paths of the folders below this one that have a marker of their own."""
     holder: str
-    """The process that locked the folder last, for messages."""
+    """The process that locked the folder last, as "process 12 on HOST" for messages; "" if it was
+    never locked."""
 
 
 def read(folder: Path) -> Record | None:
     """Returns the content of a folder's marker, the file that lists what this program wrote there.
 
-    The result is None if the folder has no marker.
+    The result is None if the folder has no marker, or one that is damaged at its first line, cannot
+    be read, or is of another version of the format. Other damaged lines are ignored.
     """
     path = folder / MARKER
     try:
@@ -119,14 +124,16 @@ def adopt(folder: Path, kind: str = RESULTS) -> Record:
 
     Args:
       folder: the folder.
-      kind: the kind of folder that it becomes: RUN, CHECKPOINTS, DATA or RESULTS.
+      kind: the kind of folder that it becomes. RUN, CHECKPOINTS and DATA need an empty folder or
+        one that is already marked as this kind. RESULTS may be written into any folder, beside the
+        files of others.
 
     Returns:
       The content of the folder's marker.
 
     Raises:
-      InputError: the path contains a link inside a marked folder. Or the kind is not results, and
-        the folder contains other files or is of another kind.
+      InputError: the path contains a symbolic link inside a marked folder. Or the kind is not
+        RESULTS, and the folder contains other files or is marked as another kind.
     """
     found = check(folder, kind)
     if found is not None:
@@ -144,13 +151,20 @@ def adopt(folder: Path, kind: str = RESULTS) -> Record:
 
 
 def check(folder: Path, kind: str = RESULTS) -> Record | None:
-    """Checks that `adopt` would succeed for a folder, without writing anything.
+    """Checks that a folder can be marked as one of this program, without writing anything.
+
+    `adopt` marks it.
+
+    Args:
+      folder: the folder, which may be absent.
+      kind: RUN, CHECKPOINTS, DATA or RESULTS. Only RESULTS may be written beside other files.
 
     Returns:
       The content of the folder's marker, or None if it has no marker yet.
 
     Raises:
-      InputError: for the reasons that `adopt` names.
+      InputError: the path contains a symbolic link inside a marked folder. Or the kind is not
+        RESULTS, and the folder contains other files or is marked as another kind.
     """
     _check_links(folder)
     found = read(folder)
@@ -171,19 +185,21 @@ def check(folder: Path, kind: str = RESULTS) -> Record | None:
 
 @contextlib.contextmanager
 def locked(folder: Path, use: str, kind: str = RESULTS) -> Iterator[Record]:
-    """Marks a folder and locks it against other processes, as a context manager.
+    """Marks a folder as one of this program, and locks it against other processes.
 
-    It yields the content of the folder's marker. The operating system releases the lock when this
-    process ends in any way.
+    This is a context manager, which yields the content of the folder's marker: the file that lists
+    what this program wrote there. The lock ends with the block. If the process is killed, the
+    operating system releases the lock.
 
     Args:
       folder: the folder, which may be absent.
-      use: a description of the work in the folder for messages, such as "being prepared".
-      kind: the kind of the folder, as in `adopt`.
+      use: a description of the work in the folder, such as "being prepared". Another process that
+        wants the lock shows it in its error: "FOLDER is USE by process 12 on HOST".
+      kind: RUN, CHECKPOINTS, DATA or RESULTS. Only RESULTS may be written beside other files.
 
     Raises:
-      InputError: another process has locked the folder, and the message names it; or for the
-        reasons that `adopt` names.
+      InputError: another process has locked the folder. Or the folder cannot be marked, because of
+        a symbolic link, other files in it or another kind of marker.
     """
     # Checked before the folder is created, so that an error leaves no empty folder behind.
     check(folder, kind)
@@ -205,12 +221,15 @@ def locked(folder: Path, use: str, kind: str = RESULTS) -> Iterator[Record]:
 
 
 def claim(*paths: Path) -> None:
-    """Records the names of files before they are written, in the markers of their folders.
+    """Records the names of files before they are written.
 
-    From then on this program may overwrite and remove these files.
+    Each name is recorded in the marker of the file's folder: a file that lists what this program
+    wrote there. A missing marker is created. From then on this program may overwrite and remove the
+    named files.
 
     Raises:
-      InputError: a link, or a file that is not recorded, already has one of the names.
+      InputError: a symbolic link, a folder, or a file that is not recorded already has one of the
+        names. No name was recorded then.
     """
     # All names are checked first, so that an error for one of them leaves none recorded.
     check_free(*paths)
@@ -221,10 +240,13 @@ def claim(*paths: Path) -> None:
 
 
 def check_free(*paths: Path) -> None:
-    """Checks that `claim` would succeed for these paths, without writing anything.
+    """Checks that files with these paths may be written, without writing anything.
+
+    Commands call it before a long computation. A path is free if nothing has the name, or if it is
+    a file that this program recorded as its own by `claim`.
 
     Raises:
-      InputError: for the reasons that `claim` names.
+      InputError: a symbolic link, a folder, or a file that is not recorded has one of the names.
     """
     for folder in dict.fromkeys(path.parent for path in paths):
         found = check(folder)
@@ -235,7 +257,12 @@ def check_free(*paths: Path) -> None:
 
 @contextlib.contextmanager
 def recording(folder: Path) -> Iterator[None]:
-    """Records the files that a library creates in and below a folder, as a context manager."""
+    """Records the files that a library creates in and below a folder, as a context manager.
+
+    Use it if the library chooses the file names, as a profiler does. The new files are recorded at
+    the end of the block, in the markers of their folders, so that this program may remove them
+    later. If the block raises an error, nothing is recorded.
+    """
     # The library chooses the names, so the new files are found by comparing before and after.
     before = set(_files_below(folder))
     yield
@@ -246,10 +273,14 @@ def recording(folder: Path) -> Iterator[None]:
 
 
 def claim_tree(path: Path) -> None:
-    """Records the name of a folder that Orbax is about to create and fill.
+    """Records the name of a checkpoint folder before Orbax creates and fills it.
+
+    The name is recorded in the marker of the parent folder, which is marked as CHECKPOINTS if it
+    has no marker. From then on this program may remove the files that Orbax writes there.
 
     Raises:
-      InputError: a file or folder that is not recorded already has this name.
+      InputError: a link, or a file or folder that is not recorded, already has this name. Or the
+        parent folder contains other files or is of another kind.
     """
     found = adopt(path.parent, CHECKPOINTS)
     _check_name(path, found.trees, folder=True)
@@ -258,26 +289,41 @@ def claim_tree(path: Path) -> None:
 
 
 def take_in_tree(path: Path) -> None:
-    """Records a checkpoint that the user copied into a folder of this program.
+    """Records a checkpoint that the user copied into a folder of checkpoints.
 
-    From then on this program may remove its files.
+    From then on this program may rename the checkpoint and remove the files that Orbax writes.
+
+    Args:
+      path: the folder of the checkpoint.
     """
     _append(path.parent, {"tree": path.name})
 
 
 def write_text(path: Path, text: str) -> None:
-    """Records and writes a text file in UTF-8, replacing an older one in one step.
+    """Writes a text file in UTF-8, and records it as a file of this program.
 
-    If the process is killed or the disk is full, the old file stays as it was.
+    Its name is first recorded in the marker of its folder, so that this program may overwrite and
+    remove the file later. The new text replaces an older file in one step. If the process is killed
+    or the disk is full, the old file stays as it was.
 
     Raises:
-      InputError: for the reasons that `claim` names.
+      InputError: something that this program did not record already has the path: a file, a folder
+        or a symbolic link. Nothing was written.
+      OSError: the file cannot be written.
     """
     write_bytes(path, text.encode("utf-8"))
 
 
 def write_bytes(path: Path, data: bytes) -> None:
-    """Records and writes a file of bytes, as `write_text` does for text."""
+    """Writes a file of bytes, and records it as a file of this program.
+
+    An older file that this program recorded is replaced in one step. If the process is killed or
+    the disk is full, the old file stays as it was.
+
+    Raises:
+      InputError: something that this program did not record already has the path.
+      OSError: the file cannot be written.
+    """
     partial = _claim_with_partial(path)
     # On the disk before the rename, since a power cut could otherwise leave an empty file.
     sync_to(partial, data)
@@ -285,9 +331,19 @@ def write_bytes(path: Path, data: bytes) -> None:
 
 
 def write_arrays(path: Path, **arrays: np.ndarray) -> None:
-    """Records and writes an .npz file, as `write_text` does for text.
+    """Writes arrays into an .npz file, and records it as a file of this program.
 
-    The arrays are written directly to the file, without a copy of the archive in memory.
+    An older file that this program recorded is replaced in one step. If the process is killed or
+    the disk is full, the old file stays as it was. The arrays are written directly to the disk,
+    without a copy of the archive in memory.
+
+    Args:
+      path: the file.
+      **arrays: the arrays by their names in the archive.
+
+    Raises:
+      InputError: something that this program did not record already has the path.
+      OSError: the file cannot be written.
     """
     partial = _claim_with_partial(path)
     with partial.open("wb") as file:
@@ -329,7 +385,10 @@ def _take_place(partial: Path, path: Path) -> None:
 
 
 def remove(path: Path) -> None:
-    """Removes a file if the marker of its folder records it; otherwise does nothing."""
+    """Removes a file if this program wrote it; otherwise does nothing.
+
+    This program wrote it if the marker of its folder records the name. A symbolic link stays.
+    """
     found = read(path.parent)
     # We never create links, so a link with a recorded name is somebody else's.
     if found is not None and path.name in found.files and _is_file(path):
@@ -338,7 +397,14 @@ def remove(path: Path) -> None:
 
 
 def remove_tree(path: Path) -> None:
-    """Removes the files that Orbax wrote into a recorded folder, and the folder if it is empty."""
+    """Removes a checkpoint: the files that Orbax wrote, and the folders that are then empty.
+
+    A file that Orbax did not write stays, and keeps its folder. Nothing is done if the path is a
+    symbolic link, or if the marker of the parent folder does not record the checkpoint.
+
+    Args:
+      path: the folder of the checkpoint.
+    """
     found = read(path.parent)
     if found is None or path.name not in found.trees or path.is_symlink():
         return
@@ -353,17 +419,18 @@ def remove_tree(path: Path) -> None:
 
 
 def rename_tree(path: Path, name: str) -> Path:
-    """Renames a recorded folder that Orbax filled, and returns its new path.
+    """Renames a checkpoint, such as a damaged one, and returns its new path.
 
-    If an earlier folder has the new name, its recorded files are removed. If other files are left
-    in it, the next free name is taken.
+    If an earlier checkpoint has the new name, it is removed. If files that Orbax did not write are
+    left in it, the next free name is taken: NAME-2, NAME-3, ...
 
     Args:
-      path: the folder.
+      path: the folder of the checkpoint.
       name: its new name, in the same parent folder.
 
     Raises:
-      InputError: the folder is not recorded, or contains a file that Orbax did not write.
+      InputError: the parent's marker does not record the checkpoint, or the checkpoint contains a
+        file that Orbax did not write.
     """
     found = read(path.parent)
     other = foreign_in_tree(path)
@@ -383,14 +450,15 @@ def rename_tree(path: Path, name: str) -> Path:
 
 
 def rename_folder(folder: Path, new: Path) -> None:
-    """Renames a marked folder within its parent folder.
+    """Renames a folder of this program within its parent folder.
 
     Args:
-      folder: the folder.
+      folder: the folder. It and its parent folder must both have a marker, the file that lists what
+        this program wrote there.
       new: its new path, which must be free.
 
     Raises:
-      InputError: the folder has no marker, or the new path exists.
+      InputError: a marker is missing, the folder is a symbolic link, or the new path exists.
     """
     found, above = read(folder), read(folder.parent)
     if found is None or above is None or folder.is_symlink() or os.path.lexists(new):
@@ -402,15 +470,24 @@ def rename_folder(folder: Path, new: Path) -> None:
 
 
 def foreign_in_tree(path: Path) -> str:
-    """Returns the path of a file in a checkpoint that Orbax did not write, or "" if none."""
+    """Returns the first file in a checkpoint that Orbax did not write, or "" if there is none.
+
+    Args:
+      path: the folder of the checkpoint.
+
+    Returns:
+      The path of the file, relative to the folder. The names of Orbax's files are known, and every
+      other name counts as somebody else's.
+    """
     names = (file.relative_to(path) for file in _files_below(path))
     return next((name.as_posix() for name in names if not is_of_orbax(name)), "")
 
 
 def foreign(folder: Path) -> str:
-    """Returns the path of a file in a folder that this program did not write; "" if there is none.
+    """Returns the first file in a folder that this program did not write, or "" if there is none.
 
-    Files in the folders below it count too.
+    A file counts as written by this program if the folder's marker records it. Every file in a
+    folder below counts as somebody else's. The result is a path relative to the folder.
     """
     found = read(folder)
     known = {MARKER, *(found.files if found else ())}
@@ -418,10 +495,10 @@ def foreign(folder: Path) -> str:
 
 
 def clear(folder: Path, *, keep_marker: bool = False) -> None:
-    """Removes every recorded file of a marked folder and of marked folders below it.
+    """Removes every file that this program wrote into a folder and into marked folders below it.
 
-    Folders that are empty afterwards are removed too. If the process is killed, the folder can be
-    cleared again.
+    These are the files that the markers record. Folders that are empty afterwards are removed too.
+    If the process is killed, the folder can be cleared again.
 
     Args:
       folder: a folder with a marker. A folder without a marker is left alone.
@@ -471,14 +548,18 @@ def _check_trees(folder: Path) -> None:
 
 @contextlib.contextmanager
 def scratch(folder: Path) -> Iterator[Path]:
-    """Yields a new temporary folder inside a marked folder, and removes it afterwards."""
+    """Yields a new temporary folder inside a folder, and removes it at the end of the block.
+
+    This is a context manager. The outer folder is created if it is absent, and is marked as a
+    folder of this program if it has no marker.
+    """
     adopt(folder)
     with tempfile.TemporaryDirectory(dir=folder, prefix="features-") as name:
         yield Path(name)
 
 
 def free_name(path: Path) -> Path:
-    """Returns the path if it is free, or else the first free one of PATH-2, PATH-3, ..."""
+    """Returns a path at which nothing exists: the given one, or the first of PATH-2, PATH-3, ..."""
     number, free = 1, path
     while os.path.lexists(free):
         number += 1
@@ -492,13 +573,16 @@ def writing(
 ) -> Iterator[None]:
     """Turns a write error of the system, such as a full disk, into an InputError.
 
+    This is a context manager around the code that writes.
+
     Args:
       folder: the folder that is being written.
       advice: the last sentence of the message, which says what to do.
 
     Raises:
       InputError: the operating system reported an error. A broken pipe is raised unchanged, because
-        it concerns the program's own output.
+        it concerns the program's own output. So is an OSError without an error number, which
+        Pillow raises for an image that it cannot read.
     """
     try:
         yield
@@ -513,7 +597,7 @@ def writing(
 
 
 def said(error: OSError) -> str:
-    """Returns the message of an error of the system, with the name of the file."""
+    """Returns the message of an OSError, followed by the name of the file if that is known."""
     if error.strerror and error.filename:
         return f"{error.strerror}: {error.filename}"
     return error.strerror or str(error)

@@ -124,9 +124,9 @@ def softmax(
       labels: [batch] integer class ids.
       normalize: which vectors are scaled to unit length: "both", "features", "agents" or "none".
       scale: s, a scalar or one value per example [batch]; None is 1.
-      bias: [classes] numbers that are added to the logits. With a normalisation it needs
-        `allow_normalized_bias` (see `losses.softmax`).
-      allow_normalized_bias: accept a bias together with a normalisation.
+      bias: [classes] numbers that are added to the logits; None adds nothing.
+      allow_normalized_bias: accept a bias although vectors are normalised. Without it this is an
+        error, because by NormFace's Proposition 1 such a bias spreads a class over the sphere.
       gradient: "exact", or "caffe" as in the released code. With "caffe" agents count as rows that
         already have unit length, so their derivatives of any order are those of the inner product.
 
@@ -267,8 +267,8 @@ def contrastive(
         L = max(0, m - ||f~_a - f~_b||^2)      for a pair of different classes
 
     Args:
-      features_a: [pairs, dim] array.
-      features_b: [pairs, dim] array.
+      features_a: [pairs, dim] array, the first feature of each pair.
+      features_b: [pairs, dim] array, the second feature of each pair.
       same: [pairs] bool, True where both features have the same class.
       margin: m, the margin on the squared distance.
 
@@ -491,16 +491,18 @@ def a_softmax(
         L = -log( e^{|f| psi(theta_y)} / (e^{|f| psi(theta_y)} + sum_{j != y} e^{|f| cos theta_j}) )
         psi(theta) = (-1)^k cos(m theta) - 2 k,   theta in [k pi / m, (k + 1) pi / m]
 
-    The target's psi is blended as (lambda cos theta_y + psi(theta_y)) / (1 + lambda). There is no
-    `gradient="caffe"` here, since the released gradient scales its two parts and is not the
-    derivative of any loss.
+    theta_j is the angle between the feature and agent (class weight) j. In training, psi(theta_y)
+    is blended with the plain cosine to (lambda cos theta_y + psi(theta_y)) / (1 + lambda).
+
+    There is no `gradient="caffe"` here, since the released gradient scales its two parts and is not
+    the derivative of any loss.
 
     Args:
       features: [batch, dim] array.
       agents: [classes, dim] array, one class weight per row.
       labels: [batch] integer class ids.
       margin: m, a whole number from 1 on.
-      blend: lambda, at least 0.
+      blend: lambda, at least 0; with 0 the loss has psi(theta_y) alone.
 
     Returns:
       [batch] loss in nats, at least float32.
@@ -526,14 +528,17 @@ def l_softmax(
 
         L = -log( e^{|W_y||f| psi(theta_y)} / (e^{|W_y||f| psi(theta_y)} + sum_{j != y} e^{W_j f}) )
 
-    psi and the blend are those of `a_softmax`.
+        psi(theta) = (-1)^k cos(m theta) - 2 k,   theta in [k pi / m, (k + 1) pi / m]
+
+    theta_y is the angle between the feature and its own agent (class weight). psi(theta_y) is
+    blended with the plain cosine to (lambda cos theta_y + psi(theta_y)) / (1 + lambda).
 
     Args:
       features: [batch, dim] array.
       agents: [classes, dim] array, one class weight per row.
       labels: [batch] integer class ids.
       margin: m, a whole number from 1 on.
-      blend: lambda, at least 0.
+      blend: lambda, at least 0; with 0 the loss has psi(theta_y) alone.
 
     Returns:
       [batch] loss in nats, at least float32.
@@ -559,7 +564,8 @@ def margin_softmax(
 ) -> Losses:
     """Returns the loss of ArcFace, CosFace or their mix (Deng et al., Eq. 4).
 
-    It is softmax cross-entropy on scaled cosines, with margins on the target logit:
+    It is softmax cross-entropy on scaled cosines, with margins on the target logit, the logit of
+    the example's own class y. theta_j is the angle between the feature and agent (class weight) j:
 
         target logit s (cos(m1 theta_y + m2) - m3), the others s cos theta_j
 
@@ -609,7 +615,8 @@ def adaface(
 ) -> Losses:
     """Returns the loss of AdaFace (Kim et al.), whose margins depend on the feature norm.
 
-    The norm serves as a measure of image quality:
+    The norm serves as a measure of image quality. The target logit is the logit of the example's
+    own class y, and theta_j the angle between the feature and agent (class weight) j:
 
         z_i = clip(h (||f_i|| - mean) / (std + 0.001), -1, 1)
         target logit s (cos(theta_y - m z_i) - (m z_i + m)), the others s cos theta_j
@@ -658,7 +665,8 @@ def magface(
 ) -> Losses:
     """Returns the classification loss of MagFace (Meng et al.).
 
-    Its angular margin grows with the feature norm:
+    Its angular margin grows with the feature norm. The target logit is the logit of the example's
+    own class y, and theta_j the angle between the feature and agent (class weight) j:
 
         m(a) = l_m + (u_m - l_m) (a - l_a) / (u_a - l_a),   a = ||f|| clipped to [l_a, u_a]
         target logit s cos(theta_y + m(a)), the others s cos theta_j
@@ -704,8 +712,8 @@ def magface_regularizer(
 
     Args:
       features: [batch, dim] array.
-      lower_norm: l_a, a scalar or one value per example [batch].
-      upper_norm: u_a, a scalar or one value per example [batch].
+      lower_norm: l_a, a scalar or one value per example [batch]. Shorter features count as l_a.
+      upper_norm: u_a, a scalar or one value per example [batch]. Longer features count as u_a.
 
     Returns:
       [batch] in inverse norm units, at least float32.

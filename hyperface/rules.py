@@ -30,31 +30,43 @@ Tree = TypeVar("Tree")
 
 
 def axes_of(axis_name: AxisName | None) -> frozenset[str]:
-    """Returns the set of mesh axes for an axis name, which is empty for None."""
+    """Returns the names of mesh axes as a set.
+
+    Args:
+      axis_name: one name, a tuple of names, or None for no axis.
+    """
     if axis_name is None:
         return frozenset()
     return frozenset((axis_name,) if isinstance(axis_name, str) else axis_name)
 
 
 def varying_axes(*trees: Any) -> frozenset[str]:
-    """Returns the mapped axes over which any array of the trees may differ.
+    """Returns the mapped axes over which any array of the pytrees may differ.
 
-    The set is empty outside of `jax.shard_map`. It is also empty under `check_vma=False` and under
-    `jax.pmap`, where JAX does not track these axes.
+    Inside `jax.shard_map` the type of each array names the mesh axes along which the devices may
+    have different values; the result is the union of these axes. The set is empty outside of
+    `jax.shard_map`. It is also empty under `check_vma=False` and under `jax.pmap`, where JAX does
+    not track these axes.
     """
     found = (jax.typeof(leaf).manual_axis_type.varying for leaf in jax.tree.leaves(trees))
     return frozenset().union(*found)
 
 
 def is_tracked(axis_name: AxisName) -> bool:
-    """Returns whether JAX tracks which values vary over a mapped axis."""
+    """Returns whether JAX tracks which values vary over a mapped axis.
+
+    It does inside `jax.shard_map` with `check_vma=True`, the default. It does not with
+    `check_vma=False` or under `jax.pmap`.
+    """
     return bool(varying_axes(jax.lax.axis_index(axis_name)))
 
 
 def vary_over(axes: frozenset[str], tree: Tree) -> Tree:
-    """Casts every array of a tree to a type whose value may differ over `axes`.
+    """Casts every array of a pytree to a type whose value may differ over the mesh axes `axes`.
 
-    The axes over which the array may differ already are kept.
+    The values stay as they are. Under `jax.shard_map` a hand-written gradient rule needs such
+    casts, because a cotangent must have the type of its primal. Axes over which an array may differ
+    already are kept.
     """
 
     def cast(leaf: jax.Array) -> jax.Array:
@@ -67,16 +79,22 @@ def vary_over(axes: frozenset[str], tree: Tree) -> Tree:
 
 
 def vary_alike(*trees: Any) -> tuple[Any, ...]:
-    """Casts all arrays of the trees to types that vary over the same mapped axes."""
+    """Casts all arrays of the pytrees to types that vary over the same mesh axes.
+
+    These are all axes over which any of the arrays varies. The values stay as they are.
+
+    Returns:
+      The trees, in the order of the arguments.
+    """
     return vary_over(varying_axes(trees), trees)
 
 
 def equal_over(axes: frozenset[str], tree: Tree) -> Tree:
-    """Casts arrays to a type whose value is equal over `axes`.
+    """Casts the arrays of a pytree to a type whose value is equal over the mesh axes `axes`.
 
-    It is for values that are equal although their type says that they may differ. The result is the
-    value of the first device. The gradient goes to the first device alone, so that its sum over the
-    devices counts it once.
+    Use it in `jax.shard_map` for values that are equal on all devices although their type says that
+    they may differ. The result is the value of the first device. The gradient goes to the first
+    device alone, so that its sum over the devices counts it once.
     """
 
     def cast(leaf: jax.Array) -> jax.Array:
@@ -100,14 +118,16 @@ def automatic(
 ) -> Tree:
     """Calls a function of arrays, and leaves the shardings inside of it to the compiler.
 
-    Without explicit mesh axes this is `function(*arguments)`.
+    On a mesh with explicit axes JAX would otherwise require that each operation states how its
+    result is split. Without explicit mesh axes this is `function(*arguments)`.
 
     Args:
       function: a function of the arguments.
       arguments: pytrees of arrays.
-      split: function from the partition of the first axis of `like` to the partitions of the
-        result.
-      like: the array along whose first axis the result is split.
+      split: a function that returns the `PartitionSpec` of each array in the result, as a pytree.
+        Its argument is the mesh axes over which the first axis of `like` is split (None if it is
+        not split). An example is `per_example`.
+      like: the array whose first axis, usually the batch, determines how the result is split.
     """
     meshes = {jax.typeof(leaf).sharding.mesh for leaf in jax.tree.leaves(arguments)}
     meshes = {mesh for mesh in meshes if AxisType.Explicit in mesh.axis_types}
@@ -125,10 +145,13 @@ def automatic(
 
 
 def per_example(first_axis: Any) -> PartitionSpec:
-    """Returns the partition of an array [batch], such as losses, for `split` of `automatic`.
+    """Returns the `PartitionSpec` of an array [batch], such as losses.
+
+    Pass this function as `split` to `automatic` if the result has one number per example.
 
     Args:
-      first_axis: the mesh axes over which the first axis of the inputs is split.
+      first_axis: the mesh axes over which the first axis of the inputs is split; None if it is not
+        split.
     """
     return PartitionSpec(first_axis)
 
@@ -137,11 +160,15 @@ def per_example(first_axis: Any) -> PartitionSpec:
 
 
 def reverse_mode_only(name: str, tree: Tree) -> Tree:
-    """Returns the tree with arrays that raise a clear error in forward-mode differentiation.
+    """Returns the same arrays, which now raise a clear error in forward-mode differentiation.
+
+    A function with a hand-written reverse-mode rule (`jax.custom_vjp`) passes its inputs through
+    this one. `jax.grad` and `jax.vjp` work as before. `jax.jvp`, `jax.jacfwd` and `jax.hessian`
+    raise a TypeError that names the function.
 
     Args:
       name: name of the public function, for the error.
-      tree: the arrays that the function differentiates by a hand-written rule.
+      tree: pytree of the inputs of the hand-written rule.
     """
     # Integers and random keys have no tangents.
     floating = jax.numpy.floating

@@ -42,8 +42,8 @@ class Reproduce:
     paper: tyro.conf.Positional[str]
     """The paper: normface or ringloss."""
     only: tuple[str, ...] = ()
-    """Names of the items to measure; all by default. The report shows the latest results of the
-    other items."""
+    """Names of the items (figures, tables, propositions, ...) to measure, such as figure-5; all by
+    default. The report shows the latest results of the other items."""
     list: bool = False
     """List the items and stop."""
     out: Path | None = None
@@ -75,7 +75,7 @@ class Reproduce:
 
 
 def main(args: Sequence[str]) -> None:
-    """Parses the options and measures; jax is loaded only after the options were accepted."""
+    """Parses the options, then loads JAX, measures the items and writes the report."""
     options = program.with_home(
         tyro.cli(Reproduce, args=args, prog="hyperface reproduce", description=__doc__)
     )
@@ -97,9 +97,11 @@ def main(args: Sequence[str]) -> None:
 def run(options: Reproduce) -> None:
     """Measures the requested items, and writes the report of all items of the paper.
 
+    An item is a proposition, equation, figure or table.
+
     Raises:
-      InputError: a trained run does not fit its table, or an item or a training failed; the report
-        is written in the latter case too.
+      InputError: a trained run has other options or data than its table in `published.toml`, and
+        nothing was done. Or an item or a training failed; the report is written nevertheless.
     """
     from hyperface.data.datasets import data_directory
     from hyperface.report.html import Page, write_page

@@ -45,23 +45,28 @@ class SmallScale(NamedTuple):
     columns: list[str]
     """Title of each column."""
     protocols: list[str]
-    """Name of the protocol of each column, after a slash and the folder of the evaluation if that
-    is not the usual one."""
+    """Protocol of each column, such as "lfw", or "FOLDER/PROTOCOL" if its scores are in another
+    folder of the run than "evaluation". "test" stands for the run's own test people."""
     figures: list[str]
     """Name of the score of each column, such as "accuracy"."""
 
     @classmethod
     def of(cls, printed: Mapping[str, Any]) -> "SmallScale":
-        """Reads the entry `small` of a table in `published.toml`.
+        """Reads the columns at small scale of a table in `published.toml`.
 
-        Fields that the entry lacks are those of the columns at the paper's scale.
+        Args:
+          printed: the table as in `published.toml`. Fields that its entry `small` lacks are those
+            of the columns at the paper's scale.
         """
         columns = [f"small scale: {name}".rstrip(": ") for name in printed.get("columns", [""])]
         whole = {"columns": columns, **{k: printed.get(k) for k in ("protocols", "figures")}}
         return cls(**{**whole, **printed.get("small", {})})
 
     def evaluations(self) -> list[str]:
-        """Returns the names of the evaluation folders that contain the scores."""
+        """Returns the names of the folders, inside of each run's folder, that contain the scores.
+
+        The scores of the run's own test people need no such folder.
+        """
         # A run scores itself by OWN_TEST at the end of training; no evaluation is needed for it.
         others = [name for name in self.protocols if name != OWN_TEST]
         return list(dict.fromkeys(evaluation_of(name)[0] for name in others))
@@ -70,7 +75,7 @@ class SmallScale(NamedTuple):
 def evaluation_of(protocol: str) -> tuple[str, str]:
     """Splits a name FOLDER/PROTOCOL into the folder of an evaluation and the name of a protocol.
 
-    Without a folder it is that of the usual evaluation.
+    If the name has no folder, the folder is "evaluation".
 
     Example:
       >>> evaluation_of("evaluation-profiles/pairs"), evaluation_of("lfw")
@@ -81,7 +86,7 @@ def evaluation_of(protocol: str) -> tuple[str, str]:
 
 
 class Command(NamedTuple):
-    """A call of `hyperface train` or `hyperface evaluate`."""
+    """A call of `hyperface train` or `hyperface evaluate`, which makes one run or its scores."""
 
     program: str
     """Name of the subcommand: train or evaluate."""
@@ -90,13 +95,18 @@ class Command(NamedTuple):
     makes: Path
     """The file that the command writes last, so that it exists only after a complete command."""
     start: Path | None = None
-    """The folder of the run whose network the command loads, if it loads one."""
+    """The folder of the run whose network the command loads: the run to score, or the one from
+    which a training starts. None for a training from random weights."""
 
     def __str__(self) -> str:
         return f"hyperface {self.program} {self.options}"
 
     def is_done(self, data_dir: Path) -> bool:
-        """Returns whether the command was completed with the same options, data and start run."""
+        """Returns whether the command was completed already, so that it need not run again.
+
+        Its result must come from the same options, the same data and the same network to start
+        from. These are compared by recorded options and digests, not by file times.
+        """
         if not self.makes.exists():
             return False
         if self.program == "evaluate":
@@ -110,9 +120,10 @@ class Command(NamedTuple):
         return started and not self.other_training(data_dir)
 
     def other_training(self, data_dir: Path) -> list[str]:
-        """Returns one sentence per difference between the existing run and this command.
+        """Returns one sentence per difference between the trained run and this training command.
 
-        The data set, and the run from which training starts, are compared only if they exist.
+        They are differences of options, of data and of the run from which training starts. The data
+        set and that run are compared only if they exist. The trained run itself must exist.
         """
         config = json.loads((self.makes.parent / "config.json").read_text())
         experiment = self.experiment()
@@ -128,7 +139,7 @@ class Command(NamedTuple):
         return found
 
     def experiment(self) -> Experiment:
-        """Returns the experiment that this call of `hyperface train` trains."""
+        """Returns the experiment that this call of `hyperface train` trains, with its options."""
         # By the parser of the command itself, so that both read the options in one way.
         name, *words = shlex.split(self.options)
         options = Train(experiment=experiments.load(name))
@@ -157,11 +168,11 @@ def _are_same(files: Mapping[str, str], folder: Path) -> bool:
 
 
 def folder(runs: Path, method: str, seed: int = 0) -> Path:
-    """Returns the folder of a run.
+    """Returns the folder of a run: METHOD for seed 0, and METHOD-seed2 for seed 2.
 
     Args:
-      runs: folder of runs.
-      method: name of the set of training options.
+      runs: folder that contains the runs.
+      method: name of a set of training options in `published.toml`, such as "faces-normface".
       seed: the seed of the run.
     """
     return runs / (f"{method}-seed{seed}" if seed else method)
@@ -171,8 +182,8 @@ def seeds(runs: Path, method: str, leaves: str = TRAINED) -> list[int]:
     """Returns the seeds with which a method was trained to the end, in rising order.
 
     Args:
-      runs: folder of runs.
-      method: name of the set of training options.
+      runs: folder that contains the runs.
+      method: name of a set of training options in `published.toml`, such as "faces-normface".
       leaves: name of a file; a run counts if its folder has this file. The default is the file that
         a finished training writes last.
     """
@@ -183,7 +194,12 @@ def seeds(runs: Path, method: str, leaves: str = TRAINED) -> list[int]:
 
 
 def diverged(runs: Path, method: str) -> list[int]:
-    """Returns the seeds with which the training of a method diverged, in rising order."""
+    """Returns the seeds with which the training of a method diverged, in rising order.
+
+    Args:
+      runs: folder that contains the runs.
+      method: name of a set of training options in `published.toml`, such as "faces-normface".
+    """
     # A run that diverged first and was then trained to its end counts as trained.
     return sorted({*seeds(runs, method, DIVERGED)} - {*seeds(runs, method)})
 
@@ -193,14 +209,12 @@ def item_commands(
 ) -> list[Command]:
     """Returns the commands that train and score the runs of some items at small scale.
 
-    Runs at small scale use smaller data sets than the paper's.
-
-    All commands of seed 0 come first, then those of seed 1, and so on. A command whose data set is
-    absent is left out.
+    Runs at small scale use smaller data sets than the paper's. All commands of seed 0 come first,
+    then those of seed 1, and so on. A command whose data set is absent is left out.
 
     Args:
-      items: items of one paper.
-      tables: the tables of the paper, as in `published.toml`.
+      items: items (figures, tables, ...) of one paper.
+      tables: name of the item -> its table in `published.toml`.
       context: gives the number of seeds, and the folders of data and runs.
     """
     # A dictionary as an ordered set: several tables use the same run, which is trained once.
@@ -215,7 +229,10 @@ def item_commands(
 
 
 def mismatched_runs(tables: Iterable[Mapping[str, Any]], context: Context) -> list[str]:
-    """Returns one sentence per trained run whose settings are not those of its method.
+    """Returns one sentence per trained run that does not fit the table in which it would be shown.
+
+    Its options or its data are not those that `published.toml` names. The result is [] if all runs
+    fit.
 
     Args:
       tables: the tables whose runs are checked, as in `published.toml`.
@@ -238,6 +255,9 @@ def mismatched_runs(tables: Iterable[Mapping[str, Any]], context: Context) -> li
 
 def small_commands(printed: Mapping[str, Any], context: Context, seed: int = 0) -> list[Command]:
     """Returns the commands that train and score the rows of a table at small scale, for one seed.
+
+    Each row names a method, a set of training options. If the data set of a method or of an
+    evaluation is absent, its commands are left out.
 
     Args:
       printed: the table as in `published.toml`.
@@ -262,9 +282,16 @@ def small_commands(printed: Mapping[str, Any], context: Context, seed: int = 0) 
 
 
 def small_training(method: str, context: Context, seed: int = 0) -> list[Command]:
-    """Returns the commands that train a method at small scale; [] if its data set is absent.
+    """Returns the commands that train a method with one seed; [] if its data set is absent.
 
-    A `shared` method, from which the runs of all seeds start, is trained with seed 0 only.
+    The run itself comes last, after the run from which it starts, if it is fine-tuned. A method
+    that `published.toml` marks as `shared` has a single run, from which the runs of all seeds of
+    other methods start. It is trained with seed 0, and for other seeds the result is [].
+
+    Args:
+      method: name of a set of training options in `published.toml`, such as "faces-normface".
+      context: gives the folders of data and runs, and whether training is shortened.
+      seed: the seed of the run.
     """
     shared = published()["methods"][method].get("shared")
     if (seed and shared) or absent_data([trained_on(method)], context):
@@ -280,17 +307,30 @@ def _shorter(context: Context) -> str:
 
 
 def few_steps(steps: int | None, quick: bool) -> int | None:
-    """Returns the number of steps of a shortened training; None for one of full length."""
+    """Returns the number of steps of a shortened training; None for one of full length.
+
+    Args:
+      steps: the option --steps, which takes precedence over --quick; None without it.
+      quick: the option --quick, which stands for 100 steps.
+    """
     return steps or (QUICK_STEPS if quick else None)
 
 
 def trained_on(method: str) -> str:
-    """Returns the name of the data set that a method is trained on."""
+    """Returns the name of the data set that a method of `published.toml` is trained on."""
     return experiments.load(shlex.split(published()["methods"][method]["train"])[0]).data.name
 
 
 def small_data(item: Item, paper: str) -> list[str]:
-    """Returns the names of the data sets that the runs of a table at small scale use."""
+    """Returns the names of the data sets that the runs of a table at small scale use.
+
+    The runs are trained or scored on them. The result is [] if the item is not a table of trained
+    runs.
+
+    Args:
+      item: the item.
+      paper: "normface" or "ringloss".
+    """
     if item.measure != RUNS:
         return []
     printed, known = published()[paper][item.name], published()["small"]
@@ -300,7 +340,16 @@ def small_data(item: Item, paper: str) -> list[str]:
 
 
 def absent_files(item: Item, paper: str, context: Context) -> list[str]:
-    """Returns the paths of the protocol files that a table at small scale needs and lacks."""
+    """Returns the paths of protocol files that scoring a table at small scale needs and lacks.
+
+    A protocol file is for example LFW's list of pairs. The result is [] if the item is not a table
+    of trained runs.
+
+    Args:
+      item: the item.
+      paper: "normface" or "ringloss".
+      context: gives the folder of the data.
+    """
     if item.measure != RUNS:
         return []
     evaluations = SmallScale.of(published()[paper][item.name]).evaluations()
@@ -311,8 +360,8 @@ def absent_files(item: Item, paper: str, context: Context) -> list[str]:
 def small_options(evaluation: str, context: Context) -> tuple[str, list[str]]:
     """Returns the options of an evaluation at small scale, and the protocol files that are absent.
 
-    A protocol whose file is absent is left out of the options. If no protocol is left, the options
-    are "".
+    The options are those of `hyperface evaluate`, as one text. A protocol whose file is absent is
+    left out of them. If no protocol is left, the options are "".
 
     Args:
       evaluation: name of the evaluation, a key of `small` in `published.toml`.
@@ -332,7 +381,10 @@ def small_options(evaluation: str, context: Context) -> tuple[str, list[str]]:
 
 
 def absent_data(names: Iterable[str], context: Context) -> list[str]:
-    """Returns the names of absent data sets, without those that are prepared automatically."""
+    """Returns those of the named data sets that the user still has to prepare.
+
+    They are absent from the data folder, and are not prepared automatically as "orl_faces" is.
+    """
     missing = [name for name in names if find(name, context.data_dir) is None]
     return [name for name in missing if name not in AUTOMATIC]
 
@@ -342,8 +394,9 @@ def full_commands(printed: Mapping[str, Any], rows: Iterable[str], runs: Path) -
 
     Args:
       printed: the table as in `published.toml`.
-      rows: names of the rows.
-      runs: folder of runs.
+      rows: names of the rows. A row without a run of its own, such as a method of other authors,
+        has no commands.
+      runs: folder that contains the runs.
     """
     found: dict[Command, None] = {}
     for row in printed["rows"]:
@@ -363,7 +416,14 @@ def full_commands(printed: Mapping[str, Any], rows: Iterable[str], runs: Path) -
 
 
 def evaluation(printed: Mapping[str, Any], row: Mapping[str, Any]) -> str:
-    """Returns the name of the folder, inside a run's folder, with a row's scores at full scale."""
+    """Returns the name of the folder, inside a run's folder, with the row's scores at full scale.
+
+    The row, or else the table, may name it; by default it is "evaluation".
+
+    Args:
+      printed: the table as in `published.toml`.
+      row: the row as in `published.toml`.
+    """
     return row.get("evaluation", printed.get("evaluation", EVALUATION))
 
 
@@ -371,10 +431,11 @@ def training(method: str, runs: Path, seed: int = 0, shorter: str = "") -> list[
     """Returns the commands that train a method, after those that train the run it starts from.
 
     Args:
-      method: name of the set of training options.
-      runs: folder of runs.
+      method: name of a set of training options in `published.toml`, such as "faces-normface".
+      runs: folder that contains the runs.
       seed: the seed.
-      shorter: options that shorten the training; "" for full length.
+      shorter: options of hyperface train that shorten the training, beginning with a space, such as
+        " --steps 100"; "" for full length.
     """
     about, run = published()["methods"][method], folder(runs, method, seed)
     options, start, before = about["train"] + shorter, None, []
@@ -404,8 +465,9 @@ def scoring(run: Path, options: str, evaluation: str) -> Command:
 
     Args:
       run: folder of the run.
-      options: options of hyperface evaluate.
-      evaluation: name of the folder, in the run's folder, into which the scores are written.
+      options: options of hyperface evaluate, as one would type them.
+      evaluation: name of the folder, in the run's folder, into which the scores are written. The
+        usual one is "evaluation".
     """
     out = "" if evaluation == EVALUATION else f" --out {shlex.quote(str(run / evaluation))}"
     makes = run / evaluation / SCORED
@@ -413,13 +475,14 @@ def scoring(run: Path, options: str, evaluation: str) -> Command:
 
 
 def result_key(context: Context, item: Item) -> dict[str, Any]:
-    """Returns the inputs of an item's result, as a dictionary for JSON.
+    """Returns everything on which an item's result depends, as a dictionary for JSON.
 
-    A stored result is used again only if its inputs are equal. The keys are:
+    A stored result is used again only if its dictionary is equal. The keys are:
 
-    - "version" and "code" (a digest).
-    - for an item with data: "quick", "steps", "seeds", "data" and "files" (lists of digests).
-    - for an item with trained runs: "runs" (name of a run -> digest).
+    - "version" (of the package) and "code" (a digest of the source files).
+    - for an item with data: "quick", "steps" and "seeds" (the settings), and "data" and "files"
+      (lists of digests of data sets and protocol files).
+    - for an item with trained runs: "runs" (name of a run -> digest of its logged metrics).
     """
     found: dict[str, Any] = {"version": hyperface.__version__, "code": code_digest()}
     # Items without data, such as the propositions, depend on nothing but the code.

@@ -16,14 +16,17 @@ from hyperface.reproduce.item import HOLDS, Entry
 
 
 class Decisions(NamedTuple):
-    """The pairs of images that a network decides correctly at the best threshold."""
+    """Which pairs of images a network decides correctly at the best threshold.
+
+    To decide a pair is to tell whether both images show the same person.
+    """
 
     right: np.ndarray
     """[pairs] bool, whether each pair is decided correctly."""
     first: np.ndarray
-    """[pairs] the person in the first image of each pair."""
+    """[pairs] id or name of the person in the first image of each pair."""
     second: np.ndarray
-    """[pairs] the person in the second image."""
+    """[pairs] id or name of the person in the second image."""
 
     def accuracy(self) -> float:
         """Returns the accuracy in percent; pairs of one person and pairs of two weigh the same."""
@@ -42,15 +45,19 @@ def entry(
     judged: bool = True,
     over_people: Sequence[Difference | None] = (),
 ) -> list[Entry]:
-    """Returns a list of the one table entry of a statement; [] if a part of it has no margins.
+    """Builds the table entry of a statement that compares scores, such as "A beats B".
+
+    The statement may have several parts, which must all be true. The result is a list with this
+    entry, or [] if a part has no margins.
 
     Args:
-      row: the statement.
+      row: the statement, which is the name of the row.
       parts: for each part of the statement, seed -> margin: a difference of scores that is above
         zero if the part is true.
       column: column of the table.
       unit: unit of the margins.
-      starts: number of independently trained networks; that of the seeds by default.
+      starts: number of independently trained networks per method. It is smaller than the number of
+        seeds if runs were fine-tuned from the same network. None takes the number of seeds.
       judged: False if the statement is judged by another number, and this one is only shown.
       over_people: for each part, its difference by a bootstrap that resamples people too. Where it
         is None, or if the sequence is empty, the paired t-test over seeds is used.
@@ -69,13 +76,14 @@ def entry(
 
 
 def per_seed(row: str, *parts: Sequence[float] | np.ndarray, unit: str = "points") -> list[Entry]:
-    """Returns a list of the one table entry of a statement with one margin per part and seed.
+    """Builds the table entry of a statement from arrays of margins with one number per seed.
 
-    The list is empty if a part has no margin.
+    The result is a list with this entry, or [] if a part has no margin.
 
     Args:
-      row: the statement.
-      *parts: [seeds] margins of each part; NaN for a seed that is left out.
+      row: the statement, which is the name of the row.
+      *parts: for each part of the statement, [seeds] margins: differences of scores that are above
+        zero if the part is true. NaN for a seed that is left out.
       unit: unit of the margins.
     """
     finite = [dict(enumerate(map(float, part))) for part in parts]
@@ -93,8 +101,10 @@ def paired_t(
     are equal. Then the result has no interval, and its p-values are those of the sign test.
 
     Args:
-      margins: one difference per seed.
-      starts: number of independently trained networks; that of the seeds by default.
+      margins: one difference of scores per seed; infinite if one of the two runs diverged.
+      starts: number of independently trained networks, which the result records. It is smaller than
+        the number of seeds if runs were fine-tuned from the same network. None takes the number of
+        seeds.
       level: confidence level of the interval.
     """
     values = np.asarray(margins, float)
@@ -125,10 +135,11 @@ def of_decisions(
     The confidence interval comes from a bootstrap that draws people and seeds with replacement.
 
     Args:
-      row: the statement.
-      better: decisions of the first method, one per seed.
-      than: decisions of the second method about the same pairs.
-      starts: number of independently trained networks; that of the seeds by default.
+      row: the statement, which is the name of the row.
+      better: decisions of the method that should verify better, one `Decisions` per seed.
+      than: decisions of the other method about the same pairs, one per seed.
+      starts: number of independently trained networks per method. It is smaller than the number of
+        seeds if runs were fine-tuned from the same network. None takes the number of seeds.
     """
     gains = [
         first.accuracy() - second.accuracy() for first, second in zip(better, than, strict=True)
@@ -141,12 +152,15 @@ def of_decisions(
 def difference(
     better: Sequence[Decisions], than: Sequence[Decisions], *, starts: int | None = None
 ) -> Difference:
-    """Returns the difference of two methods' accuracies, with people and seeds resampled.
+    """Returns the difference of two methods' accuracies, with its confidence interval.
+
+    The interval comes from a bootstrap that draws people and seeds with replacement.
 
     Args:
-      better: decisions of the first method, one per seed.
-      than: decisions of the second method about the same pairs.
-      starts: number of independently trained networks; that of the seeds by default.
+      better: decisions of the first method, one `Decisions` per seed.
+      than: decisions of the second method about the same pairs, one per seed.
+      starts: number of independently trained networks per method. It is smaller than the number of
+        seeds if runs were fine-tuned from the same network. None takes the number of seeds.
     """
     return difference_of_accuracies(
         np.array([first.right for first in better]),

@@ -38,11 +38,11 @@ class Trained(NamedTuple):
     agents: np.ndarray
     """[10, dim] class weights, one row per digit."""
     bias: np.ndarray | None
-    """[10] bias of the logits, if the softmax has one."""
+    """[10] bias of the logits; None if the softmax has none."""
     features: dict[str, np.ndarray]
-    """Split -> [images, dim], not normalised."""
+    """Split ("train" or "test") -> features [images, dim], not normalised."""
     labels: dict[str, np.ndarray]
-    """Split -> [images], the digit that each image shows."""
+    """Split ("train" or "test") -> [images] the digit that each image shows."""
 
     def accuracy(self, *, normalized: bool = False) -> float:
         """Returns the test accuracy in percent.
@@ -63,7 +63,8 @@ class Trained(NamedTuple):
         """Returns whether each test image is classified correctly, [test images] bool.
 
         Args:
-          normalized: as in `accuracy`.
+          normalized: whether images are classified by the cosine without bias, and not by the
+            logits as trained.
         """
         agents, bias = self.agents, self.bias
         if normalized:
@@ -76,7 +77,7 @@ class Trained(NamedTuple):
         return np.linalg.norm(self.features[split], axis=1)
 
     def class_norms(self, split: str = "test") -> np.ndarray:
-        """Returns the mean norm of each class, divided by that of all images, [classes].
+        """Returns the mean feature norm of each class, divided by that of all images, [classes].
 
         This is the norm ratio of Ring loss, Figure 5.
         """
@@ -90,8 +91,8 @@ def experiment(name: str, context: Context, **softmax: float | str) -> Experimen
 
     Args:
       name: name of the experiment, such as "mnist-plane-softmax".
-      context: gives the number of steps.
-      **softmax: fields of the softmax term and their new values.
+      context: gives the number of steps, by --steps or --quick.
+      **softmax: fields of the experiment's softmax loss and their new values, such as scale=4.0.
     """
     found = dataclasses.replace(experiments.load(name), compare=())
     if softmax:
@@ -111,8 +112,9 @@ def train_runs(experiment: Experiment, label: str, context: Context) -> list[Tra
     """Returns one run per seed; a run that is not there yet is trained first.
 
     Args:
-      experiment: the experiment to train.
-      label: the beginning of the names of the runs' folders.
+      experiment: the experiment to train. Its seed is replaced by 0, 1, ...
+      label: the beginning of the names of the runs' folders. It must be different for each
+        experiment.
       context: gives the folders and the number of seeds.
     """
     return [
@@ -193,18 +195,25 @@ def scale_of(context: Context, name: str, images: bool = True) -> str:
 
 
 def per_run(runs: list[Trained], score: Callable[[Trained], float]) -> list[float]:
-    """Returns the score of each run, in the order of the runs."""
+    """Returns the score of each run, in the order of the runs.
+
+    Args:
+      runs: the runs.
+      score: function that computes the score of one run.
+    """
     return [float(score(run)) for run in runs]
 
 
 def compared(row: str, better: np.ndarray, than: np.ndarray) -> Entry:
     """Returns the table entry of a statement that some runs classify more images correctly.
 
+    Its confidence interval comes from a bootstrap over images and seeds.
+
     Args:
-      row: the statement.
-      better: [seeds, images] 1 for a correctly classified image, 0 for another; a difference of
-        two such arrays is allowed.
-      than: [seeds, images] the same for the runs that they are compared with.
+      row: the statement, which is the name of the row.
+      better: [seeds, images] 1 for a correctly classified image, 0 for another one. A difference of
+        two such arrays is allowed, to compare how much two methods gain.
+      than: [seeds, images] the same for the runs that should classify fewer images correctly.
     """
     found = difference_of_means(100.0 * better, 100.0 * than, draws=2_000)
     gains = np.mean(better, axis=1) - np.mean(than, axis=1)
@@ -213,12 +222,12 @@ def compared(row: str, better: np.ndarray, than: np.ndarray) -> Entry:
 
 
 def softmax_runs(context: Context, dim: int = 2, **term: float | str) -> list[Trained]:
-    """Returns the runs of mnist-plane-softmax with other fields of its softmax term.
+    """Returns the runs of the experiment mnist-plane-softmax, one per seed; trains missing ones.
 
     Args:
       context: gives the folders, the steps and the number of seeds.
-      dim: number of features.
-      **term: fields of the softmax term.
+      dim: number of dimensions of a feature.
+      **term: fields of the experiment's softmax loss and their new values, such as bias=True.
     """
     chosen = experiment("mnist-plane-softmax", context, **term)
     label = "-".join(["softmax", *term])
@@ -229,5 +238,5 @@ def softmax_runs(context: Context, dim: int = 2, **term: float | str) -> list[Tr
 
 
 def ring_runs(context: Context) -> list[Trained]:
-    """Returns the runs of mnist-plane-ring."""
+    """Returns the runs of the experiment mnist-plane-ring, one per seed; trains missing ones."""
     return train_runs(experiment("mnist-plane-ring", context), "ring", context)

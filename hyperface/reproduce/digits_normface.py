@@ -18,6 +18,12 @@ def convergence(context: Context) -> Measured:
 
     It is trained without a scale, with scale 10, and with a learned scale. Without a scale,
     Proposition 2 keeps the loss high.
+
+    Args:
+      context: the folders and settings of the command.
+
+    Returns:
+      An `Outcome` with measured values and tested statements, and the figures by caption.
     """
     entries, curves, last = [], {}, {}
     for name, scale in (("no scale", 1.0), ("scale 10", 10.0), ("learned", "learned")):
@@ -64,7 +70,14 @@ def _logit(run: Trained) -> float:
 
 
 def scales(context: Context) -> Measured:
-    """Measures the MNIST test accuracy of a cosine softmax at five fixed scales."""
+    """Measures the MNIST test accuracy of a cosine softmax at five fixed scales.
+
+    Args:
+      context: the folders and settings of the command.
+
+    Returns:
+      An `Outcome` with measured values and tested statements, and the figures by caption.
+    """
     entries = []
     for scale in SCALES:
         runs = digits.train_runs(
@@ -82,6 +95,12 @@ def distortion(context: Context) -> Measured:
 
     The bound is the mean squared distance between normalised features and the normalised agents
     (class weights) of their classes.
+
+    Args:
+      context: the folders and settings of the command.
+
+    Returns:
+      An `Outcome` with measured values and tested statements, and the figures by caption.
     """
     runs = digits.train_runs(digits.experiment("mnist-plane-normface", context), "scale-7", context)
     last = [run.metrics[-1]["distortion"] for run in runs]

@@ -19,6 +19,12 @@ def similarities(context: Context) -> Measured:
 
     Pairs of one digit and pairs of two are distinguished by inner product and by Euclidean
     distance, before and after the features are normalised.
+
+    Args:
+      context: the folders and settings of the command.
+
+    Returns:
+      An `Outcome` with measured values and tested statements, and the figures by caption.
     """
     runs = digits.softmax_runs(context)
     entries, found = [], {}
@@ -60,6 +66,12 @@ def softmax_plane(context: Context) -> Measured:
 
     Each class fills a sector that starts at the origin. So two features of one class can be farther
     apart than two of different classes, and angles tell classes better than distances.
+
+    Args:
+      context: the folders and settings of the command.
+
+    Returns:
+      An `Outcome` with measured values and tested statements, and the figures by caption.
     """
     runs = digits.softmax_runs(context)
     before, after = (
@@ -178,6 +190,12 @@ def bias_plane(context: Context) -> Measured:
     """Measures NormFace, Figure 3: a bias lets the features of a class lie around the origin.
 
     Such a cluster has every direction, so after normalisation it is spread over the circle.
+
+    Args:
+      context: the folders and settings of the command.
+
+    Returns:
+      An `Outcome` with measured values and tested statements, and the figures by caption.
     """
     free, biased = digits.softmax_runs(context), digits.softmax_runs(context, bias=True)
     both = {"no bias": free, "with a bias": biased}

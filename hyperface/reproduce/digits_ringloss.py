@@ -15,6 +15,12 @@ def ring_planes(context: Context) -> Measured:
     """Measures Ring loss, Figure 1: two-dimensional features with and without Ring loss.
 
     It also measures the test accuracy, and which digits have long features without Ring loss.
+
+    Args:
+      context: the folders and settings of the command.
+
+    Returns:
+      An `Outcome` with measured values and tested statements, and the figures by caption.
     """
     entries, drawn, deviation, rights = [], {}, {}, {}
     plain = digits.softmax_runs(context)
@@ -73,6 +79,12 @@ def digit_eight(context: Context) -> Measured:
     """Measures Ring loss, Figure 4: features of low norm vary more in angle, on test images.
 
     The features are those of the digit 8 in the plane, under softmax loss.
+
+    Args:
+      context: the folders and settings of the command.
+
+    Returns:
+      An `Outcome` with measured values and tested statements, and the figures by caption.
     """
     runs = digits.softmax_runs(context)
     entries, angles = [], {}
@@ -144,6 +156,12 @@ def class_norms(context: Context) -> Measured:
     """Measures Ring loss, Figure 5: norm ratio and accuracy of each class, with and without it.
 
     The norm ratio is the mean norm of a class' features, divided by that of all features.
+
+    Args:
+      context: the folders and settings of the command.
+
+    Returns:
+      An `Outcome` with measured values and tested statements, and the figures by caption.
     """
     found = {
         "softmax": digits.softmax_runs(context),

@@ -38,10 +38,13 @@ def decide_all_pairs(
 ) -> Decisions:
     """Decides for all pairs of images whether they show one class, at the most accurate threshold.
 
+    At this threshold the mean of the true accept rate and 1 - false accept rate is largest, so both
+    kinds of pairs weigh the same.
+
     Args:
       features: [images, dim].
-      labels: [images] class ids.
-      similarity: one of SIMILARITIES.
+      labels: [images] class ids, such as people.
+      similarity: "Inner-Product" or "Euclidean" (minus the distance).
       normalized: whether features are scaled to unit length first.
     """
     if normalized:
@@ -68,9 +71,9 @@ def decide_list(
     """Decides the pairs of a list, each fold at the threshold that is best on the other folds.
 
     Args:
-      named: features of the list's images. The name of an image begins with that of the person.
-      pairs: the list.
-      similarity: one of SIMILARITIES.
+      named: features of the list's images. Their names are "person/file".
+      pairs: the list, such as LFW's, with the names of both images and the fold of each pair.
+      similarity: "Inner-Product" or "Euclidean" (minus the distance).
       normalized: whether features are scaled to unit length first.
     """
     first, second = (
@@ -94,6 +97,12 @@ def normalization(context: Context) -> Measured:
 
     The pairs are all pairs of the test people's images and, if LFW is there, its list. Features are
     those of the images alone, without mirror images.
+
+    Args:
+      context: the folders and settings of the command.
+
+    Returns:
+      An `Outcome` with measured values and tested statements, and the figures by caption.
     """
     runs = _runs(context)
     every = [feature_cache.features(run, context, ("test",))["test"] for run in runs]
@@ -156,6 +165,12 @@ def mirror(context: Context) -> Measured:
     """Measures NormFace, 5.1: whether adding the features of the mirror image verifies better.
 
     It is compared with the image alone and with both features concatenated.
+
+    Args:
+      context: the folders and settings of the command.
+
+    Returns:
+      An `Outcome` with measured values and tested statements, and the figures by caption.
     """
     every = [feature_cache.features(run, context, ("test",))["test"] for run in _runs(context)]
     merged = {
@@ -204,7 +219,17 @@ def _pairs(every: Sequence[feature_cache.MirroredFeatures], how: str) -> str:
 
 
 def distortion(context: Context) -> Measured:
-    """Measures Proposition 3's bound at the end of training on faces, once per seed."""
+    """Measures Proposition 3's bound at the end of training on faces, once per seed.
+
+    The bound is the mean squared distance between normalised features and the normalised agents
+    (class weights) of their classes.
+
+    Args:
+      context: the folders and settings of the command.
+
+    Returns:
+      An `Outcome` with measured values and tested statements, and the figures by caption.
+    """
     entries, curves, sizes = [], {}, []
     for name, method in DISTORTED.items():
         seeds = commands.seeds(context.runs, method)

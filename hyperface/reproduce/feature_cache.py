@@ -30,9 +30,9 @@ class MirroredFeatures(NamedTuple):
     """Features of images and of their mirror images."""
 
     features: np.ndarray
-    """[images, 2, dim] float32."""
+    """[images, 2, dim] float32, un-normalised: at 0 the image's own, at 1 its mirror image's."""
     labels: np.ndarray
-    """[images] int32."""
+    """[images] int32, the person of each image."""
 
 
 def embed(
@@ -43,11 +43,15 @@ def embed(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Returns the features [images, dim] and the labels [images] of a split.
 
+    They are computed at each call, and shown by a progress bar.
+
     Args:
       split: the images.
-      network: the function that computes features.
-      context: the settings of the command.
-      change: function that changes every image first, as `evaluation_batches` takes it.
+      network: function from images [batch, height, width, channels], scaled by (pixel - 127.5) /
+        128, to their features [batch, dim] and the norms of these [batch].
+      context: not used.
+      change: function that is applied to each stored image first, [height, width, channels] uint8,
+        and returns the image to embed, such as one of low resolution. None changes nothing.
     """
     features, labels, done = [], [], 0
     # A split smaller than a batch would otherwise be padded to a whole one.
@@ -65,11 +69,16 @@ def embed(
 
 
 def write(path: Path, arrays: Callable[[], dict[str, np.ndarray]]) -> None:
-    """Writes arrays into a file, unless it exists.
+    """Writes arrays into an .npz file, unless the file exists.
+
+    Its folder is locked, so that two commands do not compute the same arrays at the same time.
 
     Args:
-      path: the file, a .npz archive.
-      arrays: computes the arrays by name; called only if they are needed.
+      path: the file.
+      arrays: function that computes the arrays by name. It is called only if the file is absent.
+
+    Raises:
+      InputError: another process has locked the folder, or the file cannot be written.
     """
     if not path.exists():
         folder = path.parent
@@ -83,10 +92,13 @@ def features(
 ) -> dict[str, MirroredFeatures]:
     """Returns split -> the features of the images that a run was trained or tested on.
 
+    The features are computed at the first call and stored in a file. They are computed again if the
+    run, the data or the code has changed.
+
     Args:
       run: folder of the run.
       context: gives the folders of the data and of the stored features.
-      splits: which of `SPLITS`.
+      splits: the splits to return, "train", "test" or both.
     """
     data = json.loads((run / "config.json").read_text())["experiment"]["data"]
     folder, by_split = _folder(run, data["name"], context), {}
@@ -110,6 +122,9 @@ def named_features(
     run: Path, dataset: str, wanted: Sequence[str], context: Context
 ) -> NamedFeatures:
     """Returns the features that a run computes for some images of a data set's test split.
+
+    They are features of the images alone, without mirror images. They are computed at the first
+    call and stored in a file, until the run, the data or the code has changed.
 
     Args:
       run: folder of the run.

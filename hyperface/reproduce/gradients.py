@@ -56,8 +56,14 @@ def _finite_differences(function: Callable[[np.ndarray], jax.Array], x: np.ndarr
 def normalization(context: Context) -> Measured:
     """Checks NormFace, Eq. 3 and 4 and Figure 4: the gradient of L2 normalisation.
 
-    The gradient by a vector x is orthogonal to x. So every step makes x longer, unless weight decay
-    shortens it.
+    The gradient of the loss with respect to a vector x is orthogonal to x. So every step makes x
+    longer, unless weight decay shortens it.
+
+    Args:
+      context: not used, because no data and no run is needed.
+
+    Returns:
+      An `Outcome` with measured values and tested statements, and the figures by caption.
     """
     # In float64: finite differences with this step are noise in float32.
     with jax.enable_x64(True):
@@ -161,6 +167,12 @@ def softmax_formulas(context: Context) -> Measured:
 
     The equations are the softmax loss with and without bias (1), the class that it predicts (2),
     the cosine (5), and the softmax loss of scaled cosines (6).
+
+    Args:
+      context: not used, because no data and no run is needed.
+
+    Returns:
+      An `Outcome` with measured values and tested statements, and the figures by caption.
     """
     rng = np.random.default_rng(0)
     features, agents, bias = rng.normal(size=(40, 8)), rng.normal(size=(10, 8)), rng.normal(size=10)
@@ -222,6 +234,12 @@ def reformulations(context: Context) -> Measured:
 
     The equations are contrastive loss (7), triplet loss (8), the cosine softmax written with
     distances (9), C-contrastive loss (10) and C-triplet loss (11).
+
+    Args:
+      context: not used, because no data and no run is needed.
+
+    Returns:
+      An `Outcome` with measured values and tested statements, and the figures by caption.
     """
     rng = np.random.default_rng(0)
     features, agents = rng.normal(size=(200, 8)), rng.normal(size=(10, 8))
@@ -257,7 +275,13 @@ def reformulations(context: Context) -> Measured:
 def norm_in_softmax(context: Context) -> Measured:
     """Checks Ring loss, Eq. 1 and 2: softmax loss depends on the norm of a feature.
 
-    The direction of the feature is fixed.
+    The norm is changed while the direction of the feature is fixed.
+
+    Args:
+      context: not used, because no data and no run is needed.
+
+    Returns:
+      An `Outcome` with measured values and tested statements, and the figures by caption.
     """
     angles = np.linspace(0, 2 * np.pi, 10, endpoint=False)
     agents = np.stack([np.cos(angles), np.sin(angles)], axis=1)
@@ -288,7 +312,13 @@ def norm_in_softmax(context: Context) -> Measured:
 def ring(context: Context) -> Measured:
     """Checks Ring loss, Eq. 3 to 6: its value, its gradients, and where it is convex.
 
-    Eq. 5 is the gradient by the radius R, and Eq. 6 that by the features.
+    Eq. 5 is the gradient with respect to the radius R, and Eq. 6 that with respect to the features.
+
+    Args:
+      context: not used, because no data and no run is needed.
+
+    Returns:
+      An `Outcome` with measured values and tested statements, and the figures by caption.
     """
     with jax.enable_x64(True):
         features = np.random.default_rng(0).normal(size=(20, 4))

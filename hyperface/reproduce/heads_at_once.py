@@ -34,7 +34,10 @@ xavier = jax.nn.initializers.glorot_uniform()
 
 
 class Setting(NamedTuple):
-    """The hyper-parameters of the objective: a weighted sum of four losses."""
+    """The hyper-parameters of the objective: a weighted sum of four losses.
+
+    Each field is a number. In the compiled program it is an array with one number per setting.
+    """
 
     softmax: Number = 1.0
     """Weight of the softmax loss."""
@@ -51,13 +54,16 @@ class Setting(NamedTuple):
     unit_features: Number = False
     """Whether the softmax loss normalises features, as l2-constrained softmax does."""
     unit_agents: Number = False
-    """Whether the softmax loss normalises agents; NormFace's softmax normalises both."""
+    """Whether the softmax loss normalises agents (class weights). NormFace's softmax normalises
+    both features and agents."""
 
 
 class Carry(NamedTuple):
-    """The state that one step passes to the next."""
+    """The training state of one head, which each step passes to the next."""
 
     params: Params
+    """Parameters by name: "inner", "inner_bias", "slope", "outer", "outer_bias", "agents" (class
+    weights) and "radius" (of Ring loss)."""
     centers: jax.Array
     """[classes, dim] centers of center loss, which have an update rule of their own."""
     opt_state: optax.OptState
@@ -72,10 +78,11 @@ def train(
     steps: int,
     progress: Callable[[int, int], None] | None = None,
 ) -> Params:
-    """Trains one head per setting and seed, all in one program.
+    """Trains one head per setting and seed, all in one compiled program.
 
-    The seed determines the initial parameters and the batches, so all settings share both. For each
-    image of a batch, the image or its mirror image is drawn.
+    A head is a small network from features to features: a linear layer, a PReLU and a linear layer,
+    with class weights for the losses. The seed determines the initial parameters and the batches,
+    so all settings share both. For each image of a batch, the image or its mirror image is drawn.
 
     Args:
       settings: the hyper-parameters of each objective.
@@ -83,10 +90,10 @@ def train(
       labels: [images] class ids, counted from 0.
       seeds: number of seeds, counted from 0.
       steps: number of steps of SGD; the rate drops to a tenth for the last fifth.
-      progress: called with the number of finished steps and the number of all steps.
+      progress: function that is called with (number of finished steps, number of all steps).
 
     Returns:
-      The parameters of the heads by name, each array [seeds, settings, ...].
+      The parameters of the heads by name, as in `Carry.params`, each array [seeds, settings, ...].
     """
     # One `Setting` whose fields are arrays [settings], over which the program is mapped.
     every = Setting(*(jnp.asarray(values) for values in zip(*settings, strict=True)))
@@ -110,11 +117,13 @@ def train(
 def first(key: jax.Array, data: tuple[jax.Array, jax.Array], classes: int, steps: int) -> Carry:
     """Returns the state of one head before the first step.
 
+    The radius of Ring loss starts at the mean feature norm of the first batch.
+
     Args:
       key: the random key of the seed.
-      data: features and labels, as in `train`.
-      classes: number of rows of the agents and the centers.
-      steps: number of all steps.
+      data: features [images, 2, dim] of each image and of its mirror image, and labels [images].
+      classes: number of classes, so of rows of the agents (class weights) and of the centers.
+      steps: number of all steps, which sets the learning rate.
     """
     inner, outer, agents = jax.random.split(jax.random.fold_in(key, 1), 3)
     params = {
@@ -150,7 +159,7 @@ def some_steps(
       setting: the hyper-parameters of the objective.
       start: number of steps finished before.
       stop: number of steps finished afterwards.
-      data: features and labels, as in `train`.
+      data: features [images, 2, dim] of each image and of its mirror image, and labels [images].
       steps: number of all steps, which sets the learning rate.
 
     Returns:
@@ -176,8 +185,8 @@ def objective(
     """Returns the weighted sum of the four losses, averaged over a batch.
 
     Args:
-      params: the parameters of a head.
-      centers: [classes, dim] centers of center loss.
+      params: the parameters of a head by name, as in `Carry.params`.
+      centers: [classes, dim] centers of center loss, which are constants in the gradient.
       setting: the hyper-parameters of the objective.
       batch: [batch, dim] input features of the head.
       labels: [batch] class ids.
@@ -200,6 +209,10 @@ def embed(params: Params, features: jax.Array) -> jax.Array:
     """Returns the output features of a head, [batch, dim].
 
     The head is a linear layer, a PReLU with one slope per unit, and a linear layer.
+
+    Args:
+      params: the parameters of the head by name, as in `Carry.params`.
+      features: [batch, input dim] features of the fixed network.
     """
     x = features @ params["inner"] + params["inner_bias"]
     x = jnp.where(x < 0, params["slope"] * x, x)
@@ -211,10 +224,12 @@ def drawn(
 ) -> tuple[jax.Array, jax.Array]:
     """Draws the batch of a step at random: features [batch, dim] and labels [batch].
 
+    For each example, the image or its mirror image is taken at random.
+
     Args:
       key: the random key of the seed.
       step: number of the step, counted from 0.
-      data: features and labels, as in `train`.
+      data: features [images, 2, dim] of each image and of its mirror image, and labels [images].
     """
     # Folding in 0 here and 1 in `first` keeps the draws of batches and parameters independent.
     which, side = jax.random.split(jax.random.fold_in(jax.random.fold_in(key, 0), step))
@@ -230,9 +245,13 @@ def _decayed(params: Params) -> dict[str, bool]:
 
 
 def optimizer(steps: int) -> optax.GradientTransformation:
-    """Returns SGD with momentum and weight decay; the rate drops once, after four fifths of steps.
+    """Returns SGD with momentum and weight decay.
 
-    Biases and the radius R are not decayed.
+    The learning rate drops to a tenth after four fifths of the steps. Biases and the radius R of
+    Ring loss are not decayed.
+
+    Args:
+      steps: number of all steps.
     """
     rate = optax.piecewise_constant_schedule(RATE, {steps * 4 // 5: 0.1})
     return optax.chain(optax.add_decayed_weights(DECAY, _decayed), optax.sgd(rate, MOMENTUM))

@@ -39,36 +39,48 @@ class Item(NamedTuple):
     """Place in the paper, such as "Figure 5" or "3.3"."""
     title: str
     measure: str
-    """The function that measures it, as MODULE.FUNCTION of this package, or RUNS."""
+    """The function that measures the item, as MODULE.FUNCTION of this package. It is "runs" for a
+    table whose scores are read from trained runs."""
     needs: tuple[str, ...] = ()
     """Names of the prepared data sets that the measurement needs."""
     gives: tuple[str, ...] = ("table",)
     """The kinds of results that the measurement returns: "table", "figure" or both."""
     runs: tuple[str, ...] = ()
-    """Names of the methods whose trained runs the measurement needs."""
+    """Names of the methods whose trained runs the measurement needs. A method is a named set of
+    training options in `published.toml`."""
     uses: tuple[str, ...] = ()
     """Names of further data sets, which the measurement uses if they are there."""
     other_data: bool = False
-    """Whether the paper measured it on other data, or on whole networks instead of heads."""
+    """Whether our measurement differs in kind from the paper's: on other data, or with small heads
+    on fixed features instead of whole networks."""
     statements: Callable[[Scores], Statements] | None = None
-    """For a table of trained runs, the function that tests the paper's statements about it."""
+    """For a table of trained runs, the function that tests the paper's sentences about the table.
+    It gets the scores of one column. None if there is nothing to test."""
 
 
 @dataclass(frozen=True)
 class Entry:
-    """The measured value of one cell of an item's table: a single number, or one per seed."""
+    """The measured value of one cell of an item's table: a single number, or one per seed.
+
+    A cell can also be a statement: a sentence such as "A verifies better than B", and whether it
+    holds.
+    """
 
     row: str
     """Name of the row; for a statement, its sentence."""
     values: tuple[float, ...]
+    """The number, or one number per seed. For a statement, 1 where it holds and 0 where not."""
     column: str = ""
+    """Name of the column; "" in a table of one column."""
     unit: str = ""
+    """Unit of the values; "holds" marks a statement."""
     digits: int = 2
     """Number of decimals that are shown."""
     spread: float | None = None
-    """The standard deviation of a single number, if its protocol reports one."""
+    """The standard deviation of a single number, if its protocol reports one; else None."""
     parts: tuple[Difference, ...] = ()
-    """For a statement that compares scores: the difference of scores in each of its parts."""
+    """For a statement that compares scores: the difference of scores in each of its parts, which
+    must all be true. Empty for other entries."""
     judged: bool = True
     """Whether the statement gets its verdict from this comparison; if not, it is only shown."""
     note: str = ""
@@ -90,14 +102,19 @@ class Entry:
           value: the number, or the sequence of one number per seed.
           unit: unit of the numbers.
           digits: number of decimals that are shown.
-          column: name of the column.
+          column: name of the column; "" in a table of one column.
         """
         values = value if isinstance(value, Sequence) else [value]
         return cls(row, tuple(float(v) for v in values), column, unit, digits)
 
     @classmethod
     def claim(cls, row: str, holds: SupportsFloat | Sequence[SupportsFloat]) -> "Entry":
-        """Returns the entry of a statement, from one bool (whether it holds) or one per seed."""
+        """Returns the entry of a statement that is true or false, without a difference of scores.
+
+        Args:
+          row: the statement as a sentence, which is the name of the row.
+          holds: whether it holds, as a single bool, or as one bool per seed.
+        """
         return cls.of(row, holds, HOLDS)
 
 
@@ -106,18 +123,21 @@ class Outcome:
     """The result of measuring an item."""
 
     entries: list[Entry]
+    """The cells of the item's table that have a value."""
     scale: str
     """The sizes and settings of the measurement, in words for the report."""
     pictures: dict[str, str] = field(default_factory=dict)
     """Caption -> name of a PNG file in the folder of the result."""
     missing: dict[str, str] = field(default_factory=dict)
-    """Row -> reason why it has no value."""
+    """Name of a row without a value -> the reason."""
     unjudged: dict[str, str] = field(default_factory=dict)
-    """Statement -> reason why it gets no verdict here."""
+    """Sentence of the paper that gets no verdict here -> the reason."""
     notes: dict[str, str] = field(default_factory=dict)
-    """Row -> the method and the seeds of its values at small scale, in words."""
+    """Name of a row -> the runs behind its values at small scale, such as "faces-normface, 3
+    seeds"."""
     methods: dict[str, str] = field(default_factory=dict)
-    """Method -> its options, its data and its number of steps, in words."""
+    """Method (a named set of training options) -> its options, its data and its number of steps, in
+    words."""
 
 
 @dataclass(frozen=True)
@@ -129,10 +149,12 @@ class Context:
     data_dir: Path
     """Folder of prepared data sets."""
     quick: bool = False
+    """Whether training uses few steps and images, to test that everything works. The scores are
+    then not valid."""
     steps: int | None = None
-    """Number of steps of every training; None for those of the experiments."""
+    """Number of steps of every training; None for those of the experiments, or of `quick`."""
     seeds: int = 1
-    """Number of training runs per experiment."""
+    """Number of training runs per experiment, with the seeds 0, 1, ..."""
     runs: Path = Path("runs")
     """Folder of the trained runs of faces."""
     jobs: int = 1
@@ -151,7 +173,13 @@ OF_FEATURES = (
 
 @cache  # The code of a process does not change.
 def code_digest(patterns: tuple[str, ...] = CODE, folder: Path = PACKAGE) -> str:
-    """Returns a digest of the names and contents of the source files that match the patterns."""
+    """Returns a digest of the names and contents of source files, which changes with the code.
+
+    Args:
+      patterns: patterns of the files, relative to the folder, such as "models/*.py". By default
+        they are all Python files of the package, and `published.toml`.
+      folder: the folder that is searched; by default that of the package.
+    """
     paths = sorted({path for pattern in patterns for path in folder.glob(pattern)})
     lines = [f"{path.relative_to(folder).as_posix()} {digest(path)}\n" for path in paths]
     return text_digest("".join(lines))
@@ -160,13 +188,17 @@ def code_digest(patterns: tuple[str, ...] = CODE, folder: Path = PACKAGE) -> str
 def write_result(
     folder: Path, key: dict[str, Any], outcome: Outcome, figures: dict[str, "Figure"]
 ) -> Outcome:
-    """Writes the pictures and `result.json` of an item; returns the outcome with their names.
+    """Writes the pictures and `result.json` of an item into its folder.
 
     Args:
       folder: folder of the item.
-      key: the settings, code and data on which the result depends; see `commands.result_key`.
+      key: the settings, code and data on which the result depends, as `commands.result_key` returns
+        them. `read_result` compares them.
       outcome: the result of the measurement.
       figures: caption -> figure, written as `figure-1.png` and so on.
+
+    Returns:
+      The outcome, whose `pictures` now contain the names of these files.
     """
     from hyperface.report.canvas import write_picture
 
@@ -186,7 +218,8 @@ def read_result(folder: Path, key: dict[str, Any] | None = None) -> Outcome | No
 
     Args:
       folder: folder of the item.
-      key: as in `write_result`; None accepts a result with any key.
+      key: the settings, code and data on which the result depends. A stored result with another key
+        is out of date. None accepts a result with any key.
     """
     path = folder / RESULT
     if not path.exists():

@@ -24,6 +24,12 @@ def table_2(scores: Scores) -> Statements:
     """Tests the statements about Table 2 and those of section 5.2, on LFW's 6,000 pairs.
 
     Most runs were fine-tuned, as in the paper. Some were trained from random weights.
+
+    Args:
+      scores: the scores in one column of the table, by row and seed.
+
+    Returns:
+      Sentence of the paper -> its parts: comparisons of scores, which must all be true.
     """
     above, scratch = scores.above, f"{FEATURES}, from random weights"
     return {
@@ -65,7 +71,14 @@ def table_2(scores: Scores) -> Statements:
 
 
 def figure_8(scores: Scores) -> Statements:
-    """Tests the statement about Figure 8: accuracy against the weight of a loss."""
+    """Tests the statement about Figure 8: accuracy against the weight of a loss.
+
+    Args:
+      scores: the scores in one column of the table, by row and seed.
+
+    Returns:
+      Sentence of the paper -> its parts: comparisons of scores, which must all be true.
+    """
     weights = ("0.001", "0.01", "0.1", "1")
     center, c_contrastive = (
         [f"softmax + {weight} {name}" for weight in weights] for name in ("center", "C-contrastive")
@@ -78,7 +91,14 @@ def figure_8(scores: Scores) -> Statements:
 
 
 def table_3(scores: Scores) -> Statements:
-    """Tests the statements about Table 3: LFW by the BLUFR protocol."""
+    """Tests the statements about Table 3: LFW by the BLUFR protocol.
+
+    Args:
+      scores: the scores in one column of the table, by row and seed.
+
+    Returns:
+      Sentence of the paper -> its parts: comparisons of scores, which must all be true.
+    """
     center, both = f"ResNet, {CENTER}", f"ResNet, {BOTH}"
     maxout = [f"MaxOut, {BOTH}", f"MaxOut, {C_CONTRASTIVE}"]
     return {
@@ -97,7 +117,14 @@ def table_3(scores: Scores) -> Statements:
 
 
 def table_4(scores: Scores) -> Statements:
-    """Tests the statements about Table 4: LFW's 6,000 pairs with Wu's network."""
+    """Tests the statements about Table 4: LFW's 6,000 pairs with Wu's network.
+
+    Args:
+      scores: the scores in one column of the table, by row and seed.
+
+    Returns:
+      Sentence of the paper -> its parts: comparisons of scores, which must all be true.
+    """
     # Wu's own score is without mirror images, and not comparable with the normalised rows (5.2).
     mirror = "softmax + mirror, not normalised"
     return {
@@ -109,7 +136,14 @@ def table_4(scores: Scores) -> Statements:
 
 
 def table_5(scores: Scores) -> Statements:
-    """Tests the statements about Table 5 and Figure 9: verification of videos (YTF)."""
+    """Tests the statements about Table 5 and Figure 9: verification of videos (YTF).
+
+    Args:
+      scores: the scores in one column of the table, by row and seed.
+
+    Returns:
+      Sentence of the paper -> its parts: comparisons of scores, which must all be true.
+    """
     above = scores.above
     histograms = {
         "softmax, normalised": BOTH,

@@ -54,18 +54,19 @@ class Shown(NamedTuple):
     folder: Path
     """Folder of the item's pictures."""
     command: str
-    """The command that measures the item."""
+    """The command line that measures the item; several commands are on several lines."""
     reason: str = ""
-    """The reason why the item, or a part of it, was not measured."""
+    """The reason why the item, or a part of it, was not measured; "" if there is none."""
 
 
 def section(shown: Shown, printed: Mapping[str, Any], verdicts: Verdicts) -> Section:
-    """Builds the section of one item.
+    """Builds the report's section of one item: the published values beside the measured ones.
 
     Args:
       shown: the item and its outcome.
       printed: the item as in `published.toml`; {} if the paper prints no value of it.
-      verdicts: the verdicts of `judge` on all items of the paper.
+      verdicts: (item, row, column) of each statement of the paper -> "yes", "no" or "undecided", as
+        `judge` returns.
     """
     item, outcome = shown.item, shown.outcome
     notes = [printed["note"]] if "note" in printed else []
@@ -88,13 +89,16 @@ def section(shown: Shown, printed: Mapping[str, Any], verdicts: Verdicts) -> Sec
 
 
 def judge(outcomes: Mapping[str, Outcome | None]) -> Verdicts:
-    """Returns the verdicts on the statements of a paper, by item, row and column.
+    """Decides which statements of a paper hold.
 
     A statement without a comparison, such as that a bound is never exceeded, holds if it holds for
-    every seed. All comparisons are decided together, with Holm's correction.
+    every seed. All comparisons of scores are decided together, with Holm's correction.
 
     Args:
-      outcomes: name of each item -> its outcome.
+      outcomes: name of each item -> its outcome; None for an item that was not measured.
+
+    Returns:
+      (item, row, column) of each statement -> "yes", "no" or "undecided".
     """
     found, compared = {}, {}
     for item, outcome in outcomes.items():
@@ -116,7 +120,8 @@ def shown_entry(entry: Entry, verdict: str = "") -> str:
 
     Args:
       entry: the measured value or statement.
-      verdict: the verdict on a statement; "" for a statement that is not judged.
+      verdict: "yes", "no" or "undecided" for a statement; "" for a value, and for a statement that
+        is not judged.
     """
     if entry.unit != HOLDS:
         value = f"{_number(entry.values, entry.digits, entry.spread)} {entry.unit}".strip()
@@ -307,7 +312,11 @@ def _source(name: str, rows: Mapping[str, Mapping[str, Any]]) -> str:
 
 
 def state(outcome: Outcome | None) -> str:
-    """Describes an outcome in a word or two: the number of values, "drawn", or "not run"."""
+    """Describes an outcome in a word or two: "12 values", "drawn" for a figure, or "not run".
+
+    Args:
+      outcome: the outcome; None if the item was not measured.
+    """
     if outcome and outcome.entries:
         return f"{len(outcome.entries)} values"
     return "drawn" if outcome and outcome.pictures else NOT_RUN
@@ -320,12 +329,15 @@ def summary(
     *,
     shortened: bool = False,
 ) -> str:
-    """Summarises how much of a paper was measured and which statements hold, one line each.
+    """Returns a text that says how much of a paper was measured and which statements hold.
+
+    It has one line per statement that does not hold or is undecided.
 
     Args:
       shown: the paper's items.
-      printed: the paper as in `published.toml`.
-      verdicts: the verdicts of `judge`.
+      printed: the paper as in `published.toml`: name of the item -> its printed values.
+      verdicts: (item, row, column) of each statement -> "yes", "no" or "undecided", as `judge`
+        returns.
       shortened: whether training runs were shortened, so that their scores mean little.
     """
     kinds = [_kind(one, printed.get(one.item.name, {})) for one in shown]

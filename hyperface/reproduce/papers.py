@@ -22,7 +22,12 @@ TITLES = {
 
 @cache
 def published() -> dict[str, Any]:
-    """Returns the content of `published.toml`: items, printed values, and options of the runs."""
+    """Returns the content of `published.toml` as a dictionary.
+
+    The keys are "items" (paper -> its items), the name of each paper (item -> its table with the
+    printed values), "methods" (name -> training options), "small" (evaluations at small scale) and
+    "data".
+    """
     return tomllib.loads(files("hyperface.reproduce").joinpath("published.toml").read_text("utf-8"))
 
 
@@ -34,7 +39,12 @@ def function(name: str) -> Callable[..., Any]:
 
 
 def measurement(item: Item) -> Callable[[Context], Measured]:
-    """Imports and returns the function that measures an item."""
+    """Imports and returns the function that measures an item.
+
+    The function takes the folders and settings of the command. It returns the measured values and
+    statements, and caption -> figure. A table of trained runs has no such function: `runs.read`
+    reads it.
+    """
     return function(item.measure)
 
 
@@ -63,7 +73,7 @@ def items(paper: str, only: tuple[str, ...] = ()) -> list[Item]:
       only: names of the items to return; all by default.
 
     Raises:
-      InputError: the paper or an item is unknown; the message names the most similar one.
+      InputError: the paper or an item is unknown; the message proposes the most similar name.
     """
     if paper not in PAPERS:
         raise unknown_name("paper", paper, PAPERS)

@@ -77,9 +77,10 @@ class _Scored(NamedTuple):
 
 
 def draw(printed: Mapping[str, Any], context: Context) -> dict[str, Figure]:
-    """Draws the figures that a table requests, and returns them by caption.
+    """Draws the figures that a table of trained runs requests, and returns them by caption.
 
-    The entry `draw` of the table in `published.toml` requests them by these keys:
+    Figures of runs at the paper's scale come first, then those of runs at small scale, on smaller
+    data. The entry `draw` of the table in `published.toml` requests them by these keys:
       curves: ROC curves of all rows, one figure per protocol. The value of this key is the protocol
         at small scale; there, the run of the lowest seed is drawn.
       sweep: scores and ROC curves of every column of reduced images.

@@ -26,7 +26,16 @@ ABOVE = 1.1
 
 
 def drawing(context: Context) -> Measured:
-    """Draws three rows of boxes: training before NormFace, training by NormFace, and testing."""
+    """Draws NormFace's pipeline as three rows of boxes; nothing is measured.
+
+    The rows are training before NormFace, training by NormFace, and testing.
+
+    Args:
+      context: not used, because no data and no run is needed.
+
+    Returns:
+      An `Outcome` without values, and the figure by its caption.
+    """
     figure = Figure(figsize=(WIDEST, 6.4), layout="constrained")
     axes = figure.subplots()
     for height, row in ((6.2, BEFORE), (3.5, AFTER)):

@@ -20,9 +20,16 @@ CLASS_COUNTS = (10, 100, 1_000, 10_575, 31_000, 100_000)
 
 
 def scaling(context: Context) -> Measured:
-    """Measures Proposition 1: without a bias, scaling a feature up never makes its class less sure.
+    """Measures Proposition 1: without a bias, a longer feature never makes its class less probable.
 
-    P(s f) is the softmax probability of the class that wins, for the feature f times the factor s.
+    The class is the one with the largest logit. Its softmax probability is computed for random
+    features f times factors s from 1 to 100, without and with a bias. With a bias it may fall.
+
+    Args:
+      context: not used, because no data and no run is needed.
+
+    Returns:
+      An `Outcome` with measured values and tested statements, and the figures by caption.
     """
     rng = np.random.default_rng(0)
     count, classes, dim = 2_000, 10, 2
@@ -77,8 +84,15 @@ class _Descent(NamedTuple):
 def bound(context: Context) -> Measured:
     """Measures Proposition 2: the lower bound of the softmax loss of normalised vectors.
 
-    The bound and the numbers of section 3.3 are computed in closed form. Features and agents that
-    descend freely show that the loss reaches the bound and does not pass it.
+    The bound and the numbers of NormFace's section 3.3 are computed in closed form. Then one
+    feature and one agent (class weight) per class are optimised as free parameters, without a
+    network: gradient descent shows that the loss reaches the bound and does not pass it.
+
+    Args:
+      context: not used, because no data and no run is needed.
+
+    Returns:
+      An `Outcome` with measured values and tested statements, and the figures by caption.
     """
     # 10,572 is CASIA-WebFace without the three people whom the released code leaves out.
     rows = [(10_575, s) for s in (1, 4, 5, 10, 15)] + [(10_572, s) for s in (1, 4, 10)]
@@ -214,7 +228,16 @@ def _descend(scale: float, learned: float, steps: int = 2_000, dim: int = 16) ->
 
 
 def bound_curves(context: Context) -> Measured:
-    """Measures NormFace, Figure 5: the bound of Proposition 2 against the squared norm l^2."""
+    """Measures NormFace, Figure 5: the bound of Proposition 2 against the squared norm l^2.
+
+    The bound is the smallest softmax loss that vectors of norm l can reach.
+
+    Args:
+      context: not used, because no data and no run is needed.
+
+    Returns:
+      An `Outcome` with measured values and tested statements, and the figures by caption.
+    """
     squared = np.linspace(0, 40, 401)
     lines = {f"n = {n:,}": np.asarray(theory.softmax_lower_bound(n, squared)) for n in CLASS_COUNTS}
     index_of = {20: 200, 30: 300}  # l^2 to its index in `squared`, which has steps of 0.1.
@@ -237,8 +260,15 @@ def bound_curves(context: Context) -> Measured:
 def distortion(context: Context) -> Measured:
     """Measures Proposition 3: the distortion of distances by an agent, and its bound.
 
-    A loss with agents compares a feature f_0 with the agent of a class instead of with the class'
-    features. The distortion is the mean squared difference of the two distances.
+    A loss with agents compares a feature f_0 with the agent (class weight) of a class, instead of
+    with the features of that class. The distortion is the mean squared difference between the
+    distances to these features and the distance to the agent. It is measured on random vectors.
+
+    Args:
+      context: not used, because no data and no run is needed.
+
+    Returns:
+      An `Outcome` with measured values and tested statements, and the figures by caption.
     """
     rng = np.random.default_rng(0)
     classes, images, dim = 20, 50, 16

@@ -35,9 +35,14 @@ SHOWN = {
 
 
 def keep(paper: str, shown: Sequence[Shown]) -> None:
-    """Writes the measured outcomes of a paper to `measured.json`, for those of the items in SHOWN.
+    """Stores the measured values of a paper in `measured.json`, for the pages of `docs/results`.
 
-    The values of all other items stay in the file.
+    Only items that have a table on the paper's page, by `SHOWN`, are stored. Values of items that
+    were not measured now stay in the file.
+
+    Args:
+      paper: "normface" or "ringloss".
+      shown: items of the paper with their outcomes.
     """
     measured = {
         one.item.name: one.outcome
@@ -63,7 +68,11 @@ def keep(paper: str, shown: Sequence[Shown]) -> None:
 
 
 def as_json(kept: Mapping[str, Any]) -> str:
-    """Formats the stored values as JSON with one line per entry, so that diffs are easy to read."""
+    """Formats the stored values as JSON with one line per table cell, so that diffs are short.
+
+    Args:
+      kept: paper -> item -> record of its outcome, as `read` returns.
+    """
     entries: list[str] = []
 
     # `json` cannot format parts of a value on one line, so each entry is replaced by a marker
@@ -88,12 +97,21 @@ def _command(paper: str, name: str, outcome: Outcome) -> str:
 
 
 def read() -> dict[str, Any]:
-    """Reads `measured.json`: paper -> item -> record of its outcome; {} without the file."""
+    """Reads the stored values from `measured.json`.
+
+    Returns:
+      Paper -> item -> record of its outcome, with the command that measures it. {} if there is no
+      file.
+    """
     return json.loads(KEPT.read_text()) if KEPT.exists() else {}
 
 
 def tables(paper: str) -> str:
-    """Formats the tables of a paper's page as Markdown."""
+    """Formats the stored values of a paper as Markdown: one table per item, with its command.
+
+    Args:
+      paper: "normface" or "ringloss".
+    """
     parts, kept = [], read().get(paper, {})
     outcomes = {name: from_record(record) for name, record in kept.items()}
     verdicts = judge(outcomes)
@@ -132,6 +150,13 @@ def _shortened(table: Table) -> Table:
 
 def write(paper: str, path: Path) -> None:
     """Replaces the text between a paper's two markers in a file by the paper's tables.
+
+    The markers are the lines "<!-- measured: PAPER -->" and "<!-- end: PAPER -->". The tables are
+    those of the values in `measured.json`.
+
+    Args:
+      paper: "normface" or "ringloss".
+      path: the Markdown file.
 
     Raises:
       InputError: the file cannot be read or lacks a marker.

@@ -19,7 +19,14 @@ OTHERS = ("Bodla et al. Final1", "Bodla et al. Final2", "Lin et al.")
 
 
 def tables(scores: Scores) -> Statements:
-    """Tests the statements about Tables 1 to 4, which are the same for the different data sets."""
+    """Tests the statements about Tables 1 to 4, which are the same for the different data sets.
+
+    Args:
+      scores: the scores in one column of the table, by row and seed.
+
+    Returns:
+      Sentence of the paper -> its parts: comparisons of scores, which must all be true.
+    """
     above, over_lambda = scores.above, list(SM_RING.values())
     # Without alpha = 50, at which training exploded in the paper: its tables have no such scores.
     over_alpha = [L2[alpha] for alpha in (30, 20, 10)]
@@ -73,7 +80,14 @@ def tables(scores: Scores) -> Statements:
 
 
 def figure_8(scores: Scores) -> Statements:
-    """Tests the statements of Experiment 6 on the scores at one factor of size reduction."""
+    """Tests the statements of Experiment 6 on the scores at one factor of size reduction.
+
+    Args:
+      scores: the scores in one column of the table, by row and seed.
+
+    Returns:
+      Sentence of the paper -> its parts: comparisons of scores, which must all be true.
+    """
     above, ring, l2 = scores.above, SM_RING["0.01"], L2[30]
     # Some statements are about one factor. All are computed for each column; the entry `primary` in
     # `published.toml` names the columns by which a statement is judged.

@@ -51,22 +51,32 @@ Key = tuple[str, float]
 
 
 class Scores(NamedTuple):
-    """The scores of one setting, one number per seed; NaN for a seed that diverged."""
+    """The scores of one setting of a loss' hyper-parameter, one number per seed.
+
+    A number is NaN for a seed whose training diverged.
+    """
 
     accuracy: np.ndarray
     """[seeds] verification accuracy in percent."""
     tar: np.ndarray
-    """[seeds] true accept rate at FAR, in percent."""
+    """[seeds] true accept rate at a false accept rate of 1 %, in percent."""
     deviation: np.ndarray
     """[seeds] standard deviation of the test features' norms, divided by their mean."""
     decisions: tuple[Decisions, ...] = ()
-    """The pairs that were decided correctly, for each seed that did not diverge."""
+    """For each seed that did not diverge, which pairs of images were decided correctly."""
 
 
 def ring(context: Context) -> Measured:
     """Measures how verification scores vary with lambda, with alpha and with center loss' weight.
 
-    lambda weighs Ring loss, and alpha is the feature norm of l2-constrained softmax.
+    lambda is the weight of Ring loss, and alpha the feature norm of l2-constrained softmax. Small
+    heads are trained on the fixed features of a run, because whole networks would take days.
+
+    Args:
+      context: the folders and settings of the command.
+
+    Returns:
+      An `Outcome` with measured values and tested statements, and the figures by caption.
     """
     settings = {("softmax", 0.0): Setting()}
     settings |= {("lambda", w): Setting(ring=w) for w in LAMBDAS}
@@ -99,7 +109,14 @@ def ring(context: Context) -> Measured:
 def weights(context: Context) -> Measured:
     """Measures NormFace, Figure 8: how scores vary with the weight of a loss beside softmax.
 
-    That loss is C-contrastive loss with margin 1 or, as in Table 2, with margin 0 for center loss.
+    That loss is C-contrastive loss with margin 1, or center loss, which is C-contrastive loss with
+    margin 0 as in the paper's Table 2. Small heads are trained on the fixed features of a run.
+
+    Args:
+      context: the folders and settings of the command.
+
+    Returns:
+      An `Outcome` with measured values and tested statements, and the figures by caption.
     """
     scale = theory.scale_for_bound(_num_classes(context), BOUND)
     both = Setting(unit_features=True, unit_agents=True, scale=float(scale))

@@ -44,9 +44,10 @@ class Score(NamedTuple):
 
     value: float
     spread: float | None = None
-    """Its standard deviation or error, if the protocol reports one."""
+    """Its standard deviation or standard error in percent, if the protocol reports one; else
+    None."""
     over: str = ""
-    """The unit over which the spread is computed, such as "folds"."""
+    """What the spread is computed over, such as "folds"; "" without a spread."""
 
 
 Cell = tuple[str, str]
@@ -56,12 +57,17 @@ Cell = tuple[str, str]
 def read(item: Item, printed: Mapping[str, Any], context: Context) -> Outcome:
     """Reads the scores of a table from the folder of runs, and tests the table's statements.
 
-    Nothing is trained here; see `scheduler`.
+    A statement is a sentence of the paper about the table, such as that one loss beats another. It
+    is tested on the runs at small scale (on smaller data), which have several seeds. Nothing is
+    trained here.
 
     Args:
-      item: gives the tests of the statements.
+      item: the table; its field `statements` is the function that tests them.
       printed: the table as in `published.toml`.
       context: gives the folder of runs.
+
+    Returns:
+      The scores and tested statements, and the reason for each row without a score.
     """
     runs = context.runs
     full, small = full_scores(printed, runs), small_scores(printed, runs)
@@ -100,7 +106,15 @@ def _full_cells(printed: Mapping[str, Any]) -> Iterator[tuple[Mapping[str, Any],
 
 
 def full_scores(printed: Mapping[str, Any], runs: Path) -> dict[Cell, Score]:
-    """Reads the scores of a table at the paper's scale, by cell."""
+    """Reads the scores of a table's runs at the paper's scale.
+
+    Args:
+      printed: the table as in `published.toml`.
+      runs: folder that contains the runs.
+
+    Returns:
+      (row, column) -> score. Cells without a scored run are left out.
+    """
     scores = {}
     for row, column, protocol, name in _full_cells(printed):
         score = read_score(folder(runs, row["run"]), evaluation(printed, row), protocol, name)
@@ -109,7 +123,15 @@ def full_scores(printed: Mapping[str, Any], runs: Path) -> dict[Cell, Score]:
 
 
 def small_scores(printed: Mapping[str, Any], runs: Path) -> dict[Cell, dict[int, Score]]:
-    """Reads the scores of a table at small scale, by cell and by seed."""
+    """Reads the scores of a table's runs at small scale, on smaller data than the paper's.
+
+    Args:
+      printed: the table as in `published.toml`.
+      runs: folder that contains the runs.
+
+    Returns:
+      (row, column) -> seed -> score. Cells and seeds without a scored run are left out.
+    """
     small, scores = SmallScale.of(printed), {}
     for row in printed["rows"]:
         if "small" not in row:
@@ -125,13 +147,17 @@ def small_scores(printed: Mapping[str, Any], runs: Path) -> dict[Cell, dict[int,
 
 
 def read_score(run: Path, evaluation: str, protocol: str, name: str) -> Score | None:
-    """Reads a score with its spread; returns None if the run has none.
+    """Reads a score of a run with its spread.
 
     Args:
       run: folder of the run.
-      evaluation: name of the evaluation's folder in it.
-      protocol: name of the protocol.
-      name: name of the score.
+      evaluation: name of the folder in it that contains evaluation.json, such as "evaluation".
+      protocol: name of the protocol, such as "lfw". "test" reads the score on the run's own test
+        people from results.json.
+      name: name of the score, such as "accuracy".
+
+    Returns:
+      The score; None if there is none, or if the run was trained again since it was scored.
     """
     if protocol == OWN_TEST:
         return _own_score(run, name)

@@ -49,7 +49,7 @@ Slots = list[Running | None]
 def run_all(commands: Sequence[Command], context: Context) -> list[str]:
     """Runs the commands that are not done yet, each in its own process.
 
-    If `context.jobs` is above 1, so many commands run at the same time. Each of them gets its share
+    `context.jobs` is the number of commands that run at the same time. Each of them gets its share
     of the cores, and writes its output to a file in `context.out / "logs"`. A command waits until
     the run from which it starts is trained. If that run diverges or fails, the command is left out,
     and the other commands continue.

@@ -23,7 +23,8 @@ BLUE, RED, GREEN, _, YELLOW = COLOURS[:5]
 def tangent_line() -> Figure:
     """Draws NormFace, Figure 4, left: the gradient of L2 normalisation in the plane.
 
-    It shows x, the normalised x, the gradients of the loss by both, and a step along the gradient.
+    It shows x, the normalised x, the gradients of the loss with respect to both, and a step along
+    the gradient.
     """
     unit, slope = np.array([0.6, 0.8]), np.array([0.95, 0.15])
     x = 1.5 * unit
@@ -55,7 +56,10 @@ def tangent_line() -> Figure:
 
 
 def tangent_plane() -> Figure:
-    """Draws NormFace, Figure 4, right: how features of three classes pull one class weight."""
+    """Draws NormFace, Figure 4, right: how features of three classes pull one class weight.
+
+    The gradients with respect to the weight lie in the tangent plane of the sphere at the weight.
+    """
     rng = np.random.default_rng(3)
     centers = _on_sphere(np.array([[0.1, -0.75, 0.65], [0.85, -0.1, 0.5], [-0.65, 0.3, 0.7]]))
     labels = np.repeat([0, 1, 2], 4)
@@ -139,7 +143,10 @@ def classification_margins(ratio: float = 2.0) -> Figure:
 
 
 def pair_histogram() -> Figure:
-    """Draws NormFace, Figure 9a: the cosines between the frames of two videos, in bins."""
+    """Draws NormFace, Figure 9a: how the histogram of a pair of videos is computed.
+
+    The cosines between all frames of two artificial videos are counted in bins.
+    """
     rng = np.random.default_rng(0)
     sizes = 12, 16
     # The frames of one person are one vector with noise, different in each frame.

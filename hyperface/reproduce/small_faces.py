@@ -69,14 +69,19 @@ HELD_OUT, FOLDS = 60, 10
 
 @dataclasses.dataclass(frozen=True)
 class SmallFaces:
-    """The options of `python -m hyperface.reproduce.small_faces`."""
+    """The options of `python -m hyperface.reproduce.small_faces`.
+
+    The program builds the data of the small-scale runs: a folder of people from CelebA and CFP,
+    without those who are also in LFW.
+    """
 
     celeba: tyro.conf.Positional[Path]
     """Zip archive of CelebA people, with files PERSON/IMAGE.jpg."""
     cfp: tyro.conf.Positional[Path]
     """Zip archive of CFP, with files PERSON/KIND/IMAGE.jpg."""
     overlap: tyro.conf.Positional[Path]
-    """CSV table of the people who are also in LFW."""
+    """CSV table of the people of CFP who are also in LFW, with the columns dataset ("cfp") and
+    id."""
     out: Path
     """Folder to write, with one folder per person. Sorted by name, CFP people come last."""
     half_size: Path | None = None
@@ -90,7 +95,10 @@ class SmallFaces:
 
 
 def main(args: Sequence[str]) -> None:
-    """Parses the options and writes the folder."""
+    """Parses the options and writes the folder, which must not exist yet.
+
+    A killed program leaves no half-written folder.
+    """
     options = program.with_home(
         tyro.cli(
             SmallFaces,
@@ -130,12 +138,12 @@ class Archive(NamedTuple):
     """An archive of people, and how its images are used."""
 
     name: str
-    """Prefix of the names of its people in the new folder."""
+    """Prefix of the names of its people in the new folder, "celeba" or "cfp"."""
     path: Path
     left_out: frozenset[str]
-    """Names of its people who are left out."""
+    """Names of its people who are left out, because they are also in another data set."""
     shrink: int
-    """Factor by which its images are reduced per side."""
+    """Factor by which each side of its images is reduced; 1 keeps the images as they are."""
 
 
 def _extract(folder: Path, archives: Sequence[Archive], least: int) -> None:

@@ -29,19 +29,26 @@ Names = str | Sequence[str]
 
 
 class Part(NamedTuple):
-    """One comparison of a statement."""
+    """One comparison of a statement, such as "A scores above B".
+
+    A statement is a sentence of a paper. It holds if all its parts hold.
+    """
 
     margins: dict[int, float]
-    """Seed -> difference in points; empty if no seed has both scores."""
+    """Seed -> difference of scores in points; empty if no seed has both scores."""
     least: float = 0.0
-    """The smallest difference that agrees with the statement."""
+    """The smallest difference in points that agrees with the statement."""
     most: float = math.inf
-    """The largest difference that agrees with it."""
+    """The largest difference in points that agrees with the statement."""
     rows: tuple[str, str] | None = None
-    """The rows of the higher and of the lower score, if the part compares two rows."""
+    """Names of the rows with the higher and with the lower score; None if the part does not compare
+    two rows."""
 
     def is_as_printed(self) -> bool:
-        """Returns whether the paper's printed scores agree with this part of the statement."""
+        """Returns whether the paper's printed scores agree with this part of the statement.
+
+        It is for a part that was built from the printed scores, which count as those of one seed.
+        """
         # The printed scores of a column count as those of one seed.
         (margin,) = self.margins.values()
         if math.isinf(self.most):
@@ -55,23 +62,26 @@ Statements = dict[str, list[Part]]
 
 
 class Scores(NamedTuple):
-    """The scores in one column of a table."""
+    """The scores in one column of a table, on which the paper's statements are tested."""
 
     rows: Mapping[str, BySeed]
-    """Row -> seed -> score in percent."""
+    """Name of the row -> seed -> score in percent; -infinity for a run that diverged."""
     failures: Mapping[str, BySeed] = {}
-    """Row -> seed -> margin of `failure`."""
+    """Name of the row -> seed -> by how many points the network is worse than one that learned
+    something: above zero if it failed, as `failure` returns."""
 
     def above(
         self, high: Names, low: Names, *, least: float = 0.0, most: float = math.inf
     ) -> list[Part]:
         """Returns the parts of the statement that each row of `high` scores above each of `low`.
 
+        There is one part per pair of rows. If a row has no scores, its parts have no margins.
+
         Args:
-          high: names of rows.
-          low: names of rows.
+          high: name or names of the rows that should score higher.
+          low: name or names of the rows that should score lower.
           least: smallest difference that agrees with the statement, in points.
-          most: largest difference that agrees with it, in points.
+          most: largest difference that agrees with the statement, in points.
         """
         pairs = [(better, worse) for better in _listed(high) for worse in _listed(low)]
         return [
@@ -82,7 +92,8 @@ class Scores(NamedTuple):
     def varies_more(self, wide: Names, narrow: Names) -> list[Part]:
         """Returns the part of the statement that scores vary more over some rows than over others.
 
-        The variation is the standard deviation over the rows.
+        The variation is the standard deviation of the scores over the rows, per seed. The result is
+        a list with this one part.
 
         Args:
           wide: names of the rows over which the scores should vary more.
@@ -91,9 +102,10 @@ class Scores(NamedTuple):
         return [Part(_differences(self._deviation(wide), self._deviation(narrow)))]
 
     def fails(self, row: str) -> list[Part]:
-        """Returns the part of the statement that a row's networks fail.
+        """Returns the part of the statement that a row's networks fail, as a list.
 
-        A network fails if it diverges, or if it verifies hardly better than a guess.
+        A network fails if it diverges, or if it verifies hardly better than a guess. The margins of
+        the part are those in `failures`.
         """
         return [Part(dict(self.failures.get(row, {})))]
 
@@ -128,17 +140,17 @@ def _differences(high: BySeed, low: BySeed) -> dict[int, float]:
 
 
 def failure(accuracy: float, norms: Sequence[float]) -> float:
-    """Returns by how many points a network is below the accuracy of one that learned something.
+    """Returns whether a network failed to learn, as a number that is above zero if it failed.
 
     The training loss cannot tell this: a network can verify well although its loss is high.
 
     Args:
       accuracy: verification accuracy in percent, where a guess has 50.
-      norms: mean feature norm at the first and at the last logged step.
+      norms: mean feature norm at each logged step, of which the first and the last are used.
 
     Returns:
-      The number of points below 55 %, which is above zero for a network that failed. It is infinity
-      if the norms exploded or vanished.
+      55 less the accuracy, in points. It is infinity if the norm grew or shrank by a factor of 100
+      or more during training.
     """
     first, last = norms[0], norms[-1]
     # Verification looks at directions alone, and does not notice that the norms explode.

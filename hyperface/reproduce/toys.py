@@ -73,8 +73,15 @@ def _angles_in_degrees(one: np.ndarray, other: np.ndarray) -> np.ndarray:
 def agents(context: Context) -> Measured:
     """Measures NormFace, Figure 6: where C-contrastive loss puts the agents of two classes.
 
-    An agent is the weight vector of a class. At margin m = 0 the agents end at the class means. At
-    m = 1 they end farther from the boundary.
+    An agent is the weight vector of a class. The features are fixed random points on the sphere,
+    and gradient descent moves the agents alone. At margin m = 0 the agents end at the class means.
+    At m = 1 they end farther from the boundary between the classes.
+
+    Args:
+      context: not used, because no data and no run is needed.
+
+    Returns:
+      An `Outcome` with measured values and tested statements, and the figures by caption.
     """
     features, labels = _sample_two_classes(apart=0.9, spread=0.25)
     means = np.stack([features[labels == c].mean(axis=0) for c in (0, 1)])
@@ -152,9 +159,16 @@ def _arrows_to_agents(
 def margins(context: Context) -> Measured:
     """Measures NormFace, Figure 7: which features the contrastive and triplet losses push.
 
-    Losses of pairs and triplets push the features near the other class. With the same margin, their
-    versions with agents miss some of these features. A larger margin cannot push fewer features;
-    the measurement is how many more it pushes.
+    A loss pushes a feature if its gradient there is not zero. The contrastive and the triplet loss
+    of features push the features near the other class. C-contrastive and C-triplet loss compare
+    with agents (class weights) instead of features, and miss some of these at the same margin. The
+    measurement is how many of them a twice as large margin pushes.
+
+    Args:
+      context: not used, because no data and no run is needed.
+
+    Returns:
+      An `Outcome` with measured values and tested statements, and the figures by caption.
     """
     features, labels = _sample_two_classes(apart=1.2, spread=0.12)
     agents = np.stack([features[labels == c].mean(axis=0) for c in (0, 1)])
@@ -202,8 +216,16 @@ def margins(context: Context) -> Measured:
 def angular_margin(context: Context) -> Measured:
     """Measures Ring loss, Figure 2: the angular classification margin against the norm ratio.
 
-    The margin is the largest angle theta_1 at which a feature x_1 has a larger inner product with
-    its class weight than x_2 has, where r = ||x_2|| / ||x_1||, and delta = cos theta_2.
+    Two features x_1 and x_2 are compared with the same class weight, at the angles theta_1 and
+    theta_2. The margin is the largest angle theta_1 at which x_1 still has the larger inner
+    product with the weight. It is arccos(r delta), where r = ||x_2|| / ||x_1|| is the norm ratio,
+    and delta = cos theta_2. The longer x_2 is, the smaller is the margin.
+
+    Args:
+      context: not used, because no data and no run is needed.
+
+    Returns:
+      An `Outcome` with measured values and tested statements, and the figures by caption.
     """
     lines, entries = {}, []
     for cosine in (0.1, 0.25, 0.5, 0.75, 1.0):
@@ -249,8 +271,14 @@ def _larger_delta_falls_faster() -> bool:
 def mesh(context: Context) -> Measured:
     """Measures Ring loss, Figure 3: how a mesh of points in the plane moves in 20 gradient steps.
 
-    The points are features that descend softmax loss plus lambda times Ring loss, for lambda 0, 1
-    and 10.
+    The points are free features of one class, moved by gradient descent on softmax loss plus lambda
+    times Ring loss of radius 1, for lambda 0, 1 and 10. There is no network.
+
+    Args:
+      context: not used, because no data and no run is needed.
+
+    Returns:
+      An `Outcome` with measured values and tested statements, and the figures by caption.
     """
     # With 16 points per side none lies at the origin, where a feature has no direction.
     side = np.linspace(-1.5, 1.5, 16)

@@ -44,20 +44,21 @@ class Clean:
     out: Path
     """Folder for the lists and pictures."""
     split: str = "train"
-    """Split of the data set."""
+    """Split of the data set that is cleaned."""
     class_threshold: float | None = None
     """Largest mean squared distance of a person's unit features to their mean, to keep the
-    person."""
+    person. By default no person is dropped."""
     class_quantile: float | None = None
-    """Share of people to keep, instead of a threshold."""
+    """Share of people to keep, in (0, 1], instead of a threshold."""
     image_threshold: float | None = None
     """Largest squared distance of an image's unit feature to its person's mean, to keep the
-    image."""
+    image. By default no image is dropped."""
     image_quantile: float | None = None
-    """Share of images to keep among those of the kept people, instead of a threshold."""
+    """Share of images to keep among those of the kept people, in (0, 1], instead of a
+    threshold."""
     overlap_with: str | None = None
-    """Name of a prepared data set whose people are left out. They are found by their names and by
-    their features. It needs --similarity."""
+    """Name of a prepared data set, such as the test set, whose people are left out. They are found
+    by their names and by their features. It needs --similarity."""
     overlap_split: str = "test"
     """Split of the data set in --overlap-with."""
     similarity: float | None = None
@@ -107,15 +108,19 @@ def _check(options: Clean) -> None:
 
 
 def clean(options: Clean, data: "Embedded", other: "Embedded | None" = None) -> None:
-    """Drops outliers and people of the other data set, and writes the lists and pictures.
+    """Drops outliers and people of another data set, and writes the lists and pictures.
+
+    The files are written into the folder `options.out`. `keep.txt` names the images to keep, and
+    `dropped.csv` all others with the reason.
 
     Args:
       options: the options of the command.
-      data: the embedded data set.
-      other: the embedded data set whose people are left out; None without --overlap-with.
+      data: the images to clean, with their features.
+      other: the images with features of the data set whose people are left out; None without
+        --overlap-with.
 
     Raises:
-      InputError: the thresholds keep no image.
+      InputError: the thresholds keep no image. The pictures of the distances are written anyway.
     """
     import numpy as np
 

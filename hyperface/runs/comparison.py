@@ -19,37 +19,45 @@ MOST_PAIRS = 10_000
 
 
 class Comparison(NamedTuple):
-    """The comparison of two faces."""
+    """The comparison of two faces by the features of a network."""
 
     first: str
-    """Name of the first face, as in `photos.Face`."""
+    """Name of the first face: that of its photo, with a number for further faces of a photo."""
     second: str
     """Name of the second face."""
     similarity: float
-    """Cosine of the features."""
+    """Cosine of the two features, in [-1, 1]."""
     norms: tuple[float, float]
-    """Length of the feature of each face, without its mirror image."""
+    """Euclidean norms of the first and of the second face's feature, before that of the mirror
+    image is merged in. A small norm indicates a bad image."""
     decision: Decision | None = None
-    """"same", "different" or "not sure"; None without a calibration."""
+    """"same" (one person), "different" or "not sure" (between the two thresholds); None if the
+    network has no calibration."""
     probability: float | None = None
-    """Probability that both faces are of one person; None without a calibration."""
+    """Probability that both faces are of one person; None if the network has no calibration."""
 
 
 class Verified(NamedTuple):
-    """The result of comparing photos by a network: similarities and decisions."""
+    """The result of comparing photos by a network: similarities and decisions.
+
+    Decisions need a calibration: thresholds that `hyperface evaluate --protocol folder` fitted on
+    pairs of known people.
+    """
 
     pairs: list[Comparison]
-    """The compared pairs, with the highest similarity first."""
+    """The compared pairs, with the highest similarity first; at most the first 10,000."""
     compared: int
-    """Number of all compared pairs; `pairs` may contain only the first of them."""
+    """Number of all compared pairs, of which `pairs` may contain only the first ones."""
     decisions: dict[str, int]
-    """Number of all pairs by decision; empty without a calibration."""
+    """Decision ("same", "different" or "not sure") -> number of pairs, counted over all compared
+    pairs. Decisions of no pair are left out. Empty without a calibration."""
     point: OperatingPoint | None
-    """The thresholds of the requested FAR and their measured rates; None without a calibration."""
+    """The thresholds for the requested false accept rate (FAR), with the rates that they had on
+    other people; None without a calibration."""
     uncalibrated: str
-    """The reason why there is no decision; "" if there are decisions."""
+    """The reason why there is no calibration and so no decision; "" if there are decisions."""
     not_used: list[NotUsed]
-    """Photos that were left out, and the reasons."""
+    """Photos that were left out, such as those without a face, and the reasons."""
 
     @property
     def best(self) -> Comparison:
@@ -67,18 +75,23 @@ def compare(
     """Compares each face of one side with each face of the other side.
 
     Args:
-      sides: two sides, each as (faces, features of the faces, photos that gave no face).
-      is_within: whether both sides are the same photos; then each pair is compared once.
-      stored: the calibration of the network; None if it has none.
+      sides: two sides, each as (faces, features of the faces, photos that gave no face). Each is
+        one photo or the photos of one folder.
+      is_within: whether both sides are the same photos. Then each pair is compared once, and no
+        face with itself.
+      stored: the calibration of the network, from which the probabilities are computed; None if
+        it has none.
       point: the calibration's thresholds at the requested false accept rate; None without a
         calibration.
-      prior: the user's estimate of the share of pairs that show one person, for the probability.
+      prior: the user's estimate of the share of pairs that show one person, in (0, 1). The
+        probability of a pair depends on it.
 
     Returns:
-      The result, and the two faces of each of its first `SHOWN` pairs, for the picture.
+      The result, and the two faces of each of the 20 most similar pairs, for the picture. The
+      field `uncalibrated` of the result is "", for the caller to set.
 
     Raises:
-      InputError: there is no pair to compare, or there are more than `LARGEST`.
+      InputError: there is no pair to compare, or there are more than 25 million.
     """
     (one, features, left), (other, others, left_too) = sides
     similarity = _similarities(features.features, others.features)

@@ -57,30 +57,33 @@ class Embed:
     images: tyro.conf.Positional[Path]
     """A photo, or a folder of photos."""
     run: Path
-    """Folder of a run or of an export, or a file of weights."""
+    """The network: folder of a run or of an export, or a file of weights."""
     out: Path
     """The file to write, ending in .npz."""
     faces: Literal["largest", "central", "all"] = "largest"
-    """Which of several faces of a photo are taken."""
+    """Which of several faces of a photo are taken: the largest one, with a preference for the
+    centre, the one nearest to the centre, or all."""
     aligned: bool = False
     """The images are aligned faces of the size that the network takes; no face is looked for."""
     checkpoint: int | None = None
     """Step of the run's checkpoint; the newest by default."""
     mirror: Literal["none", "sum", "max", "concat"] | None = None
-    """How features of image and mirror image are merged; the run's way by default."""
+    """How features of image and mirror image are merged: none (no mirror image), sum, max (of each
+    component) or concat. By default as in the run."""
 
 
 class EmbeddedPhotos(NamedTuple):
     """Features of the faces of photos."""
 
     names: list[str]
-    """Name of each face, as in `photos.Face`."""
+    """Name of each face: that of its photo, with a number for further faces of a photo."""
     features: "np.ndarray"
     """[faces, dim] float32, merged with those of the mirror images, un-normalised."""
     norms: "np.ndarray"
-    """[faces] length of the feature without the mirror image."""
+    """[faces] Euclidean norm of the feature of the image itself, before the merge."""
     landmarks: "np.ndarray"
-    """[faces, 5, 2] points in pixels of the photo; NaN for images that were aligned already."""
+    """[faces, 5, 2] eyes, nose and corners of the mouth as (x, y) in pixels of the photo; NaN for
+    images that were aligned already."""
     not_used: "list[NotUsed]"
     """The photos that gave no face, and the reasons."""
 
@@ -129,12 +132,15 @@ def embed(
       images: a photo, or a folder of photos.
       run: folder of a run or of an export, or a file of weights.
       out: the .npz file to write; None writes none.
-      faces: which faces are taken if a photo has several.
-      aligned: whether the images are aligned faces, in which no face is looked for.
+      faces: which faces are taken if a photo has several: "largest", "central" (nearest to the
+        centre) or "all".
+      aligned: whether the images are aligned faces of the network's size, in which no face is
+        looked for.
       checkpoint: step of the run's checkpoint; by default the newest.
-      mirror: how the features of an image and of its mirror image are merged; by default as in the
-        run.
-      detector: finds the faces; by default MTCNN.
+      mirror: how the features of an image and of its mirror image are merged: "none" (no mirror
+        image), "sum", "max" or "concat". By default as in the run, and "none" for weight files.
+      detector: finds the faces. It is a function from one photo, [height, width, 3] uint8, to boxes
+        [n, 4], scores [n] and landmarks [n, 5, 2] of its n faces. By default it is MTCNN.
 
     Returns:
       The features, with the names and landmarks of the faces, and the photos that gave no face.
@@ -191,10 +197,14 @@ def faces_and_features(
     Args:
       path: a photo, or a folder of photos.
       network: the network that computes the features.
-      faces: which faces are taken if a photo has several.
-      aligned: whether the images are aligned faces, in which no face is looked for.
-      detector: finds the faces; by default MTCNN.
-      keep_pixels: whether the faces keep their pixels, about 32 kB per face.
+      faces: which faces are taken if a photo has several: "largest", "central", "all", or "one",
+        which leaves such a photo out.
+      aligned: whether the images are aligned faces of the network's size, in which no face is
+        looked for.
+      detector: finds the faces. It is a function from one photo, [height, width, 3] uint8, to boxes
+        [n, 4], scores [n] and landmarks [n, 5, 2] of its n faces. None takes MTCNN.
+      keep_pixels: whether the returned faces keep their pixels, about 32 kB per face. Otherwise
+        `Face.pixels` is empty.
 
     Returns:
       The faces, their features in the same order, and the photos that gave no face.
@@ -240,7 +250,7 @@ def faces_and_features(
 
 
 def log_not_used(not_used: "list[NotUsed]") -> None:
-    """Logs the first `SHOWN` photos that gave no face, with the reasons, and the number of all."""
+    """Logs how many photos were left out, and the first `SHOWN` of them with the reasons."""
 
     if not_used:
         log.info(f"{len(not_used):,} photos left out:")

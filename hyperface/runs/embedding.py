@@ -53,29 +53,35 @@ class Network(NamedTuple):
     """A function that computes features of images, with the properties of its network."""
 
     apply: Callable[[Images], tuple[jax.Array, jax.Array]]
-    """The function: images [batch, height, width, channels] -> (features [batch, dim], norms
-    [batch]). Features are merged with those of the mirror images; norms are those before it."""
+    """The function: images [batch, height, width, channels], scaled by (pixel - 127.5) / 128, ->
+    (features [batch, dim], norms [batch]). Features are merged with those of the mirror images. The
+    norms are those of the images' own features before the merge, if these are known."""
     image_shape: tuple[int, int, int] | None
     """(height, width, channels) of the images that the network takes; None if it takes any."""
     crop: tuple[int, int] | None
-    """Height and width that are cut out of a data set's images; None takes whole images."""
+    """Height and width that are cut out of the centre of a data set's images; None takes whole
+    images."""
     shrink: int
-    """Factor by which each side of a data set's images is reduced before the crop."""
+    """Factor by which each side of a data set's images is reduced before the crop; 1 for none."""
     steps: tuple[str, ...]
-    """The procedure: sentences that state what the network is and does."""
+    """The procedure for the report: sentences that state what the network is and does."""
     digest: str = ""
-    """Digest of the weights, which shows whether a calibration is that of this network."""
+    """Digest of the weights (of the program, for an export). It shows whether a calibration is that
+    of this network."""
     mirror: Mirror = "none"
-    """How the features of an image and of its mirror image are merged."""
+    """How the features of an image and of its mirror image are merged: "none" (no mirror image),
+    "sum", "max" or "concat"."""
     calibration: StoredCalibration | None = None
     """The calibration that an export contains; None without one."""
 
     def open_split(self, name: str, split: str, data_dir: Path) -> Split:
         """Opens a split with the network's crop and shrink, and checks the size of its images.
 
+        The images are cut and reduced as those that the network was trained on.
+
         Args:
           name: name of the prepared data set.
-          split: name of the split.
+          split: name of the split, such as "test".
           data_dir: folder of prepared data sets.
 
         Raises:
@@ -92,13 +98,18 @@ class Embedded(NamedTuple):
     """The images of a split with their features and norms, in the order of the data set's files."""
 
     images: NamedImages
+    """Names, labels and pixels of the images. Pixels are decoded when they are asked for."""
     features: np.ndarray
     """[images, dim] float32, mapped from a file, so that only the rows in use are in memory."""
     norms: np.ndarray
-    """[images] float32, length of the image's own feature, without its mirror image."""
+    """[images] float32, Euclidean norm of the image's own feature, before that of its mirror image
+    is merged in."""
 
     def blocks(self) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        """Yields (features, labels) of `BLOCK` images at a time, so that memory stays small."""
+        """Yields the images in blocks of 8192, so that only a part of the features is in memory.
+
+        Each block is (features [block, dim], labels [block]), in the order of the data set.
+        """
         for start in range(0, len(self.features), BLOCK):
             block = slice(start, start + BLOCK)
             yield self.features[block], self.images.labels[block]
@@ -115,8 +126,9 @@ def open_network(path: Path, step: int | None = None, mirror: Mirror | None = No
         - a weight file whose network can be detected.
         - "pixels": the feature of an image is the vector of its pixels.
       step: step of the run's checkpoint; by default the newest.
-      mirror: how the features of an image and of its mirror image are merged. By default as in the
-        run, and "none" for pixels and weight files. An export has a fixed way.
+      mirror: how the features of an image and of its mirror image are merged: "none" (no mirror
+        image), "sum", "max" or "concat". By default as in the run, and "none" for pixels and weight
+        files. An export has a fixed way.
 
     Raises:
       InputError: there is no network at the path, or a step or a mirror is given for a source
@@ -247,16 +259,22 @@ def embed_into(
     network: Network,
     change: Callable[[np.ndarray], np.ndarray] | None = None,
 ) -> Embedded:
-    """Embeds a split and writes the features to a file. If several processes run, they share it.
+    """Computes the features of a split's images, and writes them to a file.
+
+    If several processes run, each computes a share of the features. Then each writes those of all
+    images, so the processes must have different paths.
 
     Args:
-      path: path of the file to write.
-      split: the images.
+      path: the file to write. It contains the float32 numbers of [images, dim] without a header,
+        and the result maps it into memory.
+      split: the images, which must have names.
       network: the network that computes the features.
-      change: function that changes each image first, as `evaluation_batches` takes it.
+      change: function that is applied to each stored image, [height, width, channels] uint8, before
+        the crop, and returns the image to embed, such as one of low resolution. None changes
+        nothing.
 
     Returns:
-      The images with their features and norms. Each process returns those of all images.
+      The images with their features and norms, in every process those of all images.
 
     Raises:
       InputError: the images have no names, or a feature is zero or not finite.

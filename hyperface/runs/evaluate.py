@@ -61,7 +61,7 @@ def main(args: Sequence[str]) -> None:
 
 
 def plan(options: Evaluate) -> "list[Task]":
-    """Returns the tasks of an evaluation: one per protocol, checkpoint and resolution.
+    """Turns options into the tasks of an evaluation: one per protocol, checkpoint and resolution.
 
     All errors in options, files and data sets are found here, before any image is embedded.
 
@@ -88,11 +88,14 @@ def run(
     Args:
       tasks: the tasks that `plan` returned.
       out: folder of evaluation.json, evaluation.html and their plots; None writes nothing.
-      request: the options as `recorded` returns them, for evaluation.json.
+      request: the options as `recorded` returns them, which evaluation.json records; None records
+        none.
 
     Returns:
       Task name -> result. The name is that of the protocol, such as "lfw"; for reduced images it
-      ends with the factor of the area, such as "lfw-area4".
+      ends with the factor of the area, such as "lfw-area4". If several checkpoints are scored, the
+      result is their average. If several processes run, only the first one returns results; the
+      others return {}.
 
     Raises:
       InputError: there is no such network, its images do not fit, or features cannot be scored.

@@ -20,13 +20,15 @@ class Evaluate:
     """Folder of a run or of an export, a file of weights (.onnx, .safetensors, .caffemodel, .pth),
     "pixels", or a features file (.npz, or .npy with names in .txt)."""
     protocol: str = ""
-    """Published protocols, separated by commas; the run's own by default."""
+    """Published protocols, separated by commas, such as lfw,blufr. By default the run's own
+    protocol: on the test images of its data set."""
     checkpoint: tuple[int | Literal["best"], ...] = ()
     """Steps of the checkpoints to score; the newest by default. Several are averaged, with their
     spread. "best" is the checkpoint with the lowest mean training loss over the steps since the
     checkpoint before it."""
     mirror: Literal["none", "sum", "max", "concat"] | None = None
-    """How features of image and mirror image are merged; the experiment's way by default."""
+    """How features of image and mirror image are merged: none (no mirror image), sum, max (of each
+    component) or concat. By default as in the run's experiment."""
     preset: (
         Literal["normface", "normface-released", "sphereface-released", "insightface", "plain"]
         | None
@@ -44,8 +46,9 @@ class Evaluate:
     """How BLUFR's false accept rates become thresholds: blufr, the default, as its released code
     does it; strict never accepts more than the rate allows."""
     gammas: int | None = None
-    """K of Ring loss' fusion of templates; by default 8 for ijba, 2 for cs3, and mean features for
-    ijbb and ijbc."""
+    """Number of terms K by which Ring loss fuses the similarities between the images of two
+    templates (sets of images of a person). By default 8 for ijba, 2 for cs3, and for ijbb and ijbc
+    no fusion but mean features."""
     pool_media: bool = False
     """Average a template's images of one medium, such as a video, first."""
     template_rule: Literal["insightface", "insightface-norms", "insightface-unit"] | None = None
@@ -128,5 +131,9 @@ MAIN_OPTIONS = (
 
 
 def recorded(options: Evaluate) -> dict[str, str]:
-    """Returns field -> value as text for the options that are set, for `evaluation.json`."""
+    """Returns the options that are set as texts, which `evaluation.json` records.
+
+    Returns:
+      Name of the option -> value as text. Options that are None or () are left out.
+    """
     return {name: str(value) for name, value in vars(options).items() if value not in (None, ())}

@@ -33,7 +33,11 @@ USED = {"source", "checkpoint", "mirror", "out", "data_dir", "coordinator", "pro
 def score_own_test(options: Evaluate) -> None:
     """Scores a run by its own protocol, as its report does, and writes `evaluation.json`.
 
-    The file is written into the folder of --out; by default that is the run's folder.
+    The own protocol compares or classifies the test images of the data set on which the run was
+    trained. The file is written into the folder of --out; by default that is the run's folder.
+
+    Args:
+      options: the options of `hyperface evaluate`, without --protocol.
 
     Raises:
       InputError: the source is not a run with checkpoints, or an option needs --protocol.
@@ -97,14 +101,14 @@ def _check_options(options: Evaluate) -> None:
 
 
 def restored(stored: Checkpoints, step: int) -> tuple[Experiment, TrainState]:
-    """Reads a checkpoint.
+    """Reads a checkpoint of a run.
 
     Args:
       stored: the checkpoints of a run.
       step: step of the checkpoint.
 
     Returns:
-      The experiment that the checkpoint belongs to, and the state in the checkpoint.
+      The experiment that the run trained, and the training state of this step.
     """
     meta = stored.meta(step)
     experiment, data = experiments.of_run(meta["experiment"], stored.run), meta["data"]

@@ -38,13 +38,14 @@ class Images(NamedTuple):
     checkpoint: int | None = None
     """Step of the run's checkpoint; None takes the newest."""
     mirror: Mirror | None = None
-    """How the features of an image and of its mirror image are merged; None does it as the run."""
+    """How the features of an image and of its mirror image are merged: "none" (no mirror image),
+    "sum", "max" or "concat"; None does it as the run."""
     shrink: int | None = None
     """Factor by which each side of the images is reduced for a network of smaller images; None does
     it as the run did."""
     area: float = FULL
-    """Factor by which the area of the images is reduced, to test low resolution. They are enlarged
-    to their old size again."""
+    """Factor by which the area of the images is reduced, to test low resolution; 1 for full
+    resolution. They are enlarged to their old size again."""
 
     def __str__(self) -> str:
         # The record of an evaluation has one digest per such label.
@@ -60,6 +61,7 @@ class Task(NamedTuple):
     title: str
     """The protocol's title, with the data set or the resolution if they are not the usual ones."""
     images: Images
+    """The images that the protocol compares, and the network that embeds them."""
     distractors: Images | None
     """Images of other people, among which each probe is searched; None if the protocol has none."""
     files: tuple[Path, ...]
@@ -67,17 +69,24 @@ class Task(NamedTuple):
     protocol_dir: Path
     """Folder of protocol files; the record of the evaluation names files by their path in it."""
     settings: Settings
-    """The settings that the protocol accepts; the others have their defaults."""
+    """The options of the command that the protocol accepts, such as the number of folds; the others
+    have their defaults."""
 
     @property
     def name(self) -> str:
-        """The protocol's name, with the area factor if images are made smaller."""
+        """The protocol's name, such as "lfw", or "lfw-area4" for images of a quarter of the area.
+
+        Tasks that differ only in the checkpoint have the same name; their results are averaged.
+        """
         area = self.images.area
         return self.protocol.name if area == FULL else f"{self.protocol.name}-area{area:g}"
 
 
 def plan(options: Evaluate) -> list[Task]:
-    """Returns the tasks of an evaluation, in the order in which they are scored.
+    """Turns options into the tasks of an evaluation, in the order in which they are scored.
+
+    There is one task per protocol, checkpoint and resolution. All errors in options, files and data
+    sets are found here, before any image is embedded.
 
     Raises:
       InputError: an option has a wrong value or none of the protocols takes it, or a protocol, a
@@ -186,9 +195,9 @@ def _check_taken(protocols: list[Protocol], options: Evaluate) -> None:
 
 
 def checkpoints(options: Evaluate) -> tuple[int, ...]:
-    """Returns the steps of the chosen checkpoints, () for the newest one.
+    """Returns the steps of the checkpoints that --checkpoint chooses; () stands for the newest one.
 
-    The word "best" is replaced by the step of the checkpoint with the lowest training loss.
+    The word "best" is replaced by the step of the checkpoint with the lowest mean training loss.
 
     Raises:
       InputError: the best checkpoint was requested, but no checkpoint has a score.
@@ -316,6 +325,9 @@ def _at_resolutions(
 
 
 def is_features(source: Path | str) -> bool:
-    """Returns whether a path is that of a file of features, which needs no network."""
+    """Returns whether a path is that of a file of features, which needs no network.
+
+    The ending decides, .npz or .npy. The file may be missing.
+    """
     # By the name alone: a missing file of features must not be reported as a missing run.
     return Path(source).suffix.lower() in (".npz", ".npy")

@@ -57,11 +57,11 @@ def run(
     Args:
       tasks: the tasks that `evaluate_plan.plan` returned.
       out: folder of the report; None writes nothing.
-      request: option -> value as text, for the record in the report.
+      request: option -> value as text, which evaluation.json records; None records no options.
 
     Returns:
-      Task name -> result. If several processes run, only the first one returns results; the others
-      return {}.
+      Task name, such as "lfw" or "lfw-area4" for reduced images, -> result. If several processes
+      run, only the first one returns results; the others return {}.
 
     Raises:
       InputError: there is no such network, its images do not fit, or features cannot be scored.
@@ -214,7 +214,11 @@ def _record(
 
 
 def environment() -> dict[str, Any]:
-    """Returns {"versions": package -> version, "devices": number and kind of the devices}."""
+    """Returns the software and hardware of this process, which reports record.
+
+    Returns:
+      {"versions": package -> version, "devices": number and kind of the devices as text}.
+    """
     return {
         "versions": {
             "python": platform.python_version(),
@@ -225,9 +229,10 @@ def environment() -> dict[str, Any]:
 
 
 def digests(paths: Iterable[Path], folder: Path) -> dict[str, str]:
-    """Returns name -> digest of files and folders.
+    """Returns the digests of files and folders by name, as a record of the inputs of an evaluation.
 
-    The digest of a folder is computed from the names and the digests of all files in it.
+    A digest is the first 12 digits of a SHA-256; that of a missing file is "". The digest of a
+    folder is computed from the names and the digests of all files in it.
 
     Args:
       paths: the files and folders.
@@ -250,8 +255,11 @@ def digests(paths: Iterable[Path], folder: Path) -> dict[str, str]:
 class FeatureCache:
     """Computes or reads the features of images, each only once.
 
+    Tasks that share images, such as two protocols on one data set, share their features too.
+
     Args:
-      scratch: folder for files with the computed features.
+      scratch: folder for files with the computed features, which the results map into memory. The
+        caller removes it.
     """
 
     def __init__(self, scratch: Path) -> None:
@@ -265,6 +273,8 @@ class FeatureCache:
 
     def of(self, images: Images) -> NamedFeatures:
         """Returns the features of images with their names.
+
+        They are computed by the network, or read from the file of features, at the first call.
 
         Raises:
           InputError: the file cannot be read, or the network cannot embed the images.
@@ -316,7 +326,11 @@ class FeatureCache:
         return Distractors(features, read_names(listed, rows) if listed.is_file() else None)
 
     def pixels(self, images: Images) -> Pixels | None:
-        """Returns a function from an image's name to its pixels; None for features from a file."""
+        """Returns a function from an image's name to its pixels, for pictures in the report.
+
+        The pixels are [height, width, channels] uint8. The result is None for features from a file,
+        and for images whose features were not computed yet.
+        """
         stored = self._images.get(images)
         if stored is None:
             return None

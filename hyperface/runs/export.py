@@ -54,18 +54,19 @@ class Export:
     step: int | None = None
     """Step of the run's checkpoint; by default the newest one."""
     mirror: Literal["none", "sum", "max", "concat"] | None = None
-    """How the features of an image and of its mirror image are merged. By default as in the run's
-    experiment, and none for a weight file."""
+    """How the features of an image and of its mirror image are merged: none (no mirror image), sum,
+    max (of each component) or concat. By default as in the run's experiment, and none for a weight
+    file."""
     normalize: bool = True
     """Scale the merged features to unit length."""
     license: str | None = None
     """Licence of the weights for the card, by the name that model hubs use, such as mit."""
     evaluation: Path | None = None
-    """The evaluation.json of these weights, for the card; by default the one in the run's
-    folder."""
+    """The evaluation.json of these weights, whose scores the card (README.md) shows; by default the
+    one in the run's folder, if it fits."""
     calibration: Path | None = None
     """The calibration.json of these weights, which becomes part of the export; by default the one
-    in the run's folder."""
+    in the run's folder, if it fits."""
 
 
 def main(args: Sequence[str]) -> None:

@@ -13,14 +13,16 @@ from hyperface.report.hard_pairs import TITLE, hardest_section
 
 
 def hardest_of_groups(splits: Sequence[Split], results: Sequence[Result]) -> Draft | None:
-    """Returns the section of a page with the pairs that are decided worst, over all groups.
+    """Returns the section of a run's page that shows the hardest pairs of test images.
 
     The hardest pairs are the most similar ones of different people, and the least similar ones of
-    one person. A run has one group of people, or several with `evaluation.people_folds`.
+    one person. With the option `evaluation.people_folds` the people are divided into groups, and
+    one network per group is trained on the others. The pairs are then the hardest ones over all
+    groups. Other runs have one group.
 
     Args:
-      splits: the test images of each group.
-      results: the scores of each group's network on these images.
+      splits: for each group, its test images.
+      results: for each group, the scores of its network on these images, in the same order.
 
     Returns:
       The section; None if the run does not verify, or if its images have no names.

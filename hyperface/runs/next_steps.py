@@ -19,6 +19,9 @@ if TYPE_CHECKING:
 def command(*words: object) -> str:
     """Returns a command of hyperface that can be pasted into a shell.
 
+    Args:
+      *words: the subcommand and its options, which are converted to text and quoted.
+
     Example:
       >>> command("verify", "my photo.jpg", Path("b.jpg"))
       "hyperface verify 'my photo.jpg' b.jpg"
@@ -32,8 +35,12 @@ def words(options: "DataclassInstance", *positional: str) -> list[str]:
     Options with their default value are left out.
 
     Args:
-      options: a dataclass of scalars, paths and tuples of them.
-      positional: names of the fields that have no name on the command line, in order.
+      options: a dataclass of a command's options, whose values are scalars, paths or tuples.
+      *positional: names of the fields whose values stand on the command line without "--NAME". They
+        come first, in the order of the dataclass.
+
+    Returns:
+      The words, such as ["photos/", "--out", "mine"].
     """
     first, named = [], []
     for f in dataclasses.fields(options):
@@ -52,13 +59,16 @@ def words(options: "DataclassInstance", *positional: str) -> list[str]:
 
 
 def after_prepare(options: Any, name: str, folder: Path, manifest: "Manifest") -> str:
-    """Returns the text that proposes the next command for a user's data set; "" if there is none.
+    """Returns the text that proposes the next command for a data set that was just prepared.
+
+    This is to train on it, to hold people out for a test, or to score pixels on its pairs. The
+    result is "" if none of these is possible.
 
     Args:
       options: the `Prepare` options with which the data set was prepared.
       name: name of the data set.
       folder: folder of the data set.
-      manifest: manifest of the data set.
+      manifest: the record of the data set's images and people.
     """
     place = _place(options.data_dir)
     if "train" in manifest.images and "test" in manifest.images:
@@ -80,7 +90,7 @@ def after_prepare(options: Any, name: str, folder: Path, manifest: "Manifest") -
 
 
 def after_any_training(workdir: Path, data_dir: Path) -> str:
-    """Returns the command that scores a run by its own protocol.
+    """Returns the `hyperface evaluate` command that scores a run on its own test images.
 
     Args:
       workdir: folder of the run.
@@ -92,13 +102,15 @@ def after_any_training(workdir: Path, data_dir: Path) -> str:
 def after_training(experiment: "Experiment", workdir: Path, data_dir: Path) -> str:
     """Returns the text that proposes how to choose a threshold for a run on a user's data set.
 
+    The proposed command is `hyperface evaluate` with the protocol "folder".
+
     Args:
       experiment: the experiment of the run.
       workdir: folder of the run.
       data_dir: folder of prepared data sets.
 
     Returns:
-      The text; "" for a shipped experiment, or if the run does not verify.
+      The text; "" for a shipped experiment, or for a run that classifies and does not verify.
     """
     data = experiment.data
     # `own_data` names the experiment for a user's data set like the data set.
@@ -110,7 +122,10 @@ def after_training(experiment: "Experiment", workdir: Path, data_dir: Path) -> s
 
 
 def usual_calibration(run: Path) -> Path:
-    """Returns the path at which hyperface evaluate writes the calibration of a network.
+    """Returns the path at which hyperface evaluate writes the calibration of a network by default.
+
+    It is FOLDER/evaluation/calibration.json, and for a weight file evaluation/NAME/calibration.json
+    in the current folder. The file may be absent.
 
     Args:
       run: folder of a run or of an export, or a weight file.
@@ -123,9 +138,12 @@ def usual_calibration(run: Path) -> Path:
 def after_calibration(images: "Images", path: Path) -> str:
     """Returns the text that names a new calibration, and proposes to compare photos by it.
 
+    Photos can be compared by a network only. For a file of features and for pixels the text has the
+    path of the calibration alone.
+
     Args:
       images: the images that were scored, and the network.
-      path: path of the calibration.
+      path: path of the new calibration.json.
     """
     # Photos can be compared by a network only, neither by a file of features nor by raw pixels.
     if images.dataset is None or str(images.source) == "pixels":
@@ -136,11 +154,11 @@ def after_calibration(images: "Images", path: Path) -> str:
 
 
 def to_calibrate(run: Path) -> str:
-    """Returns the text that explains how to calibrate a network.
+    """Returns the text that explains how to calibrate a network: a sentence with a command.
 
     Args:
       run: folder of a run or of an export, or a weight file. A run is calibrated on the test people
-        of its own data set.
+        of its own data set. For the others the text has the placeholder NAME for the data set.
     """
     config = run / "config.json"
     name, people = "NAME", "people that it was not trained on, a prepared data set NAME"

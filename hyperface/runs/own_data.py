@@ -18,7 +18,10 @@ Data: what hyperface prepare stored as {name!r}, {shape}.
 
 
 def load(name: str, data_dir: Path | None = None) -> Experiment:
-    """Returns a shipped experiment, the one in a user's file, or one for a prepared data set.
+    """Returns the experiment of a name, which `hyperface train NAME` trains.
+
+    It is a shipped experiment, the one in a user's Python file, or one that is built for a prepared
+    data set: NormFace's softmax with settings that follow from its numbers of images and people.
 
     Args:
       name: name of the experiment, path of a Python file, or name of a data set that `hyperface
@@ -37,11 +40,11 @@ def run_card(name: str, data_dir: Path | None = None) -> str:
     """Returns the description of an experiment, which the help of hyperface train shows.
 
     Args:
-      name: as in `load`.
-      data_dir: as in `load`.
+      name: name of the experiment, path of a Python file, or name of a prepared data set.
+      data_dir: folder of prepared data sets; by default HYPERFACE_DATA_DIR or the user's cache.
 
     Raises:
-      InputError: for the reasons that `load` names.
+      InputError: there is no such experiment or data set.
     """
     if _is_experiment(name):
         return experiments.run_card(name)
@@ -56,9 +59,10 @@ def run_card(name: str, data_dir: Path | None = None) -> str:
 
 
 def data_dir_in(args: Sequence[str]) -> Path | None:
-    """Returns the value of --data-dir, before the other options are parsed; None without it.
+    """Returns the value of --data-dir among the words of a command line, or None without it.
 
-    The defaults of all other options depend on the data set, which is in that folder.
+    It is needed before the other options are parsed: their defaults depend on the data set, which
+    is in that folder.
     """
     for place, word in enumerate(args):
         flag, equals, value = word.partition("=")

@@ -30,14 +30,16 @@ class Face(NamedTuple):
     """An aligned face, in the form that a network takes."""
 
     name: str
-    """Name of the photo. Further faces of a photo are named by `landmarks.face_name`."""
+    """Name of the photo, such as "a/1.jpg", relative to the folder that was searched. The second
+    face of a photo is named "a/1.jpg#2"."""
     pixels: np.ndarray
-    """[height, width, channels] uint8."""
+    """[height, width, channels] uint8, of the size that the network takes."""
     landmarks: np.ndarray
-    """[5, 2] points in pixels of the photo; NaN for an image that was aligned already."""
+    """[5, 2] eyes, nose and corners of the mouth as (x, y) in pixels of the photo; NaN for an image
+    that was aligned already."""
 
     def without_pixels(self) -> "Face":
-        """Returns the face without its pixels, which take most of the memory."""
+        """Returns a copy whose `pixels` are an empty array, since they take most of the memory."""
         return self._replace(pixels=np.zeros((0, 0, 1), np.uint8))
 
 
@@ -45,7 +47,9 @@ class NotUsed(NamedTuple):
     """A photo without a usable face, and the reason."""
 
     name: str
+    """Path of the photo, relative to the folder that was searched."""
     reason: str
+    """The reason in words, such as "no face was found"."""
 
 
 class Features(NamedTuple):
@@ -54,17 +58,20 @@ class Features(NamedTuple):
     features: np.ndarray
     """[faces, dim] float32, merged with those of the mirror images, un-normalised."""
     norms: np.ndarray
-    """[faces] norm of the feature of the image itself, before the merge."""
+    """[faces] Euclidean norm of the feature of the image itself, before the merge."""
 
 
 def list_photos(path: Path) -> tuple[list[Member], list[NotUsed]]:
     """Lists the photos of a folder and of all folders below it.
 
+    The photos are not decoded. A symbolic link that leads out of the folder is left out.
+
     Args:
       path: a folder, or a single photo.
 
     Returns:
-      The photos, and the files that are left out.
+      The photos, and the images that cannot be used, with the reasons. Files that are no images are
+      in neither list.
 
     Raises:
       InputError: the path does not exist, or the folder contains no image.
@@ -100,13 +107,18 @@ def find_faces(
 ) -> tuple[list[Face], list[NotUsed]]:
     """Finds the faces of photos and aligns them.
 
+    A photo that cannot be read, or has no usable face, raises no error and is returned as not used.
+
     Args:
       photos: the photos that `list_photos` returned.
-      image_shape: [height, width, channels] of the network's images; None for a network that takes
+      image_shape: (height, width, channels) of the network's images; None for a network that takes
         any size, which needs aligned images.
-      detector: the detector that finds faces; None if the images are aligned faces of that shape.
-      which: which faces are taken if a photo has several. With "one", such a photo is not used.
-      progress: function that is called with the number of photos that are done.
+      detector: finds the faces. It is a function from one photo, [height, width, 3] uint8, to boxes
+        [n, 4], scores [n] and landmarks [n, 5, 2] of its n faces. None if the images are aligned
+        faces of that shape.
+      which: which faces are taken if a photo has several: "largest", "central" (nearest to the
+        centre), "all", or "one", which leaves such a photo out.
+      progress: function that is called after each photo with the number of photos that are done.
 
     Returns:
       The faces, and the photos that are not used.
@@ -137,7 +149,11 @@ def check_alignable(shape: tuple[int, int, int] | None) -> None:
     """Checks that faces can be aligned to the image shape of a network.
 
     It must be the size of a template, or have the same proportions. A template is a list of the
-    places at which eyes, nose and mouth are in an aligned image.
+    places at which eyes, nose and mouth are in an aligned image. There are templates of 112 x 96,
+    112 x 112, 128 x 128 and 144 x 144 pixels (height x width).
+
+    Args:
+      shape: (height, width, channels) of the network's images; None if it takes any size.
 
     Raises:
       InputError: the network takes any size, or there is no template for its size.
@@ -204,12 +220,15 @@ def _faces_of(
 def aligned(pixels: np.ndarray, points: np.ndarray, shape: tuple[int, int, int]) -> np.ndarray:
     """Returns a face of a photo, aligned to the size that a network takes.
 
-    If no template has this size, the aligned face is resized with Pillow's bicubic filter.
+    The photo is moved, rotated and scaled so that the landmarks come to the places of a template.
+    If no template has this size, one of the same proportions is taken, and the aligned face is
+    resized with Pillow's bicubic filter.
 
     Args:
       pixels: the photo, [height, width, 3] uint8.
-      points: the face's landmarks [5, 2], in pixels of the photo.
-      shape: (height, width, channels) of the network's images.
+      points: the face's landmarks [5, 2]: eyes, nose and corners of the mouth as (x, y) in pixels
+        of the photo.
+      shape: (height, width, channels) of the network's images; one channel gives a grey image.
 
     Raises:
       ValueError: the points cannot be the landmarks of a face, or the shape has no template.
@@ -228,7 +247,7 @@ def aligned(pixels: np.ndarray, points: np.ndarray, shape: tuple[int, int, int])
 
 
 def embed_faces(faces: Sequence[Face], network: Network) -> Features:
-    """Computes the features of faces with a network, in batches of at most `BATCH` faces.
+    """Computes the features of faces with a network, in batches of at most 64 faces.
 
     Raises:
       InputError: there is no face, the images differ in size, or a feature is zero or not finite.

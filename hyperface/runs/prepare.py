@@ -74,13 +74,14 @@ def main(args: Sequence[str]) -> None:
 def prepare(options: Prepare) -> Path:
     """Prepares a data set: `hyperface prepare` for Python and notebooks.
 
-    The counts of the data set and the images that were left out are logged.
+    The counts of the data set and the images that were left out are logged. If the same data set
+    exists already, it is kept.
 
     Args:
       options: the options of the command.
 
     Returns:
-      The folder of the data set.
+      The folder DATA_DIR/NAME/VERSION of the data set.
 
     Raises:
       InputError: the source cannot be used, or another data set already has the name.
@@ -100,9 +101,9 @@ def prepare(options: Prepare) -> Path:
 
 
 def plan(options: Prepare) -> "Task":
-    """Returns the task of a preparation, after listing the source.
+    """Turns options into the task of a preparation, after listing the images of the source.
 
-    All errors in the options are found here, before an image is read.
+    All errors in the options are found here, before an image is read. Nothing is written.
 
     Raises:
       InputError: an option has a wrong value, or the source cannot be used.
@@ -117,16 +118,19 @@ def plan(options: Prepare) -> "Task":
 
 
 def run(task: "Task") -> Path:
-    """Writes the data set of a task, unless it exists already, and logs its counts.
+    """Writes the data set of a task, unless the same one exists already, and logs its counts.
+
+    Images that cannot be used are left out and logged; with the option --strict they are an error.
 
     Args:
       task: the task that `plan` returned.
 
     Returns:
-      The folder of the data set.
+      The folder DATA_DIR/NAME/VERSION of the data set.
 
     Raises:
-      InputError: images cannot be used, or another data set already has the name.
+      InputError: no image can be used (with --strict: an image cannot be used), or another data set
+        already has the name.
     """
     from hyperface.runs import prepare_run
 
@@ -134,10 +138,11 @@ def run(task: "Task") -> Path:
 
 
 def prepare_missing(name: str, data_dir: Path) -> None:
-    """Prepares a data set of `AUTOMATIC`, which needs nothing from the user, if it is absent.
+    """Prepares a data set if it is absent and can be prepared without the user's help.
 
     Args:
-      name: name of the data set. If it is not in `AUTOMATIC`, nothing is done.
+      name: name of the data set. The only one that needs no help is "orl_faces", as the dictionary
+        `AUTOMATIC` states. For any other name nothing is done.
       data_dir: folder of prepared data sets.
     """
     from hyperface.data.datasets import find

@@ -56,11 +56,11 @@ def inspect(name: str, data_dir: Path | None = None) -> None:
 
 
 def log_contents(folder: Path, manifest: Manifest) -> None:
-    """Logs the counts of a data set, and the images and files that were left out.
+    """Logs the counts of a data set, and the first ten images and files that were left out.
 
     Args:
-      folder: the folder of the data set.
-      manifest: the manifest of the data set.
+      folder: the folder of the data set, which is only named in the log.
+      manifest: the record of the data set's images and people.
     """
     size = " x ".join(map(str, manifest.image_shape))
     for split, count in manifest.images.items():

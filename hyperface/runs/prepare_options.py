@@ -27,10 +27,12 @@ class Prepare:
     inspect: bool = False
     """Show a prepared data set: its counts, the images per identity, and a sheet of faces."""
     out: str | None = None
-    """Name of the data set."""
+    """Name of the data set to write. It is needed except for orl and mnist, which have names of
+    their own."""
     held_out: int | Literal["all"] | None = None
-    """Number of people at the end of the sorted list who become the test split. By default 10 for
-    orl, and a tenth (at least 10) for a source of 30 people or more."""
+    """Number of people at the end of the sorted list who become the test split; "all" makes all of
+    them the test split. By default 10 for orl, a tenth (at least 10) for a source of 30 people or
+    more, and nobody for a smaller one."""
     test_people: Path | None = None
     """A text file with the names of the test people, one per line. It replaces --held-out."""
     keep: Path | None = None

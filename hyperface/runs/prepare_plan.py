@@ -26,6 +26,8 @@ class Detection(NamedTuple):
     """The settings for finding faces in raw photos."""
 
     detector: Detector
+    """Finds the faces. It is a function from one photo, [height, width, 3] uint8, to boxes [n, 4],
+    scores [n] and landmarks [n, 5, 2] of its n faces."""
     which: Which
     """The faces that are taken if a photo has several: "largest", "central" or "all"."""
 
@@ -34,20 +36,25 @@ class Task(NamedTuple):
     """A data set to write: its source, its folder and all settings."""
 
     source: Source
+    """The listed images with their identities. They are read when the task is executed."""
     folder: Path
-    """Folder of the data set; its last part is the data set's name."""
+    """Folder DATA_DIR/NAME of the data set, in which each version of it has a folder."""
     stored: planning.Options
-    """How the images are selected and stored. If faces must be found, `align` is set later."""
+    """How the images are selected and stored. If faces must be found, its field `align` is set
+    after that."""
     detection: Detection | None
     """How faces are found; None if the source has aligned faces, or landmarks are given."""
     size: tuple[int, int]
-    """Height and width of the aligned faces."""
+    """Height and width to which faces are aligned, in pixels; without effect if they are not."""
     replace: bool
-    """Whether an existing data set with this name is replaced."""
+    """Whether an existing data set with this name is replaced when the new one is complete. If not,
+    another data set with this name is an error."""
 
 
 def plan(options: Prepare) -> Task:
-    """Returns the task of a preparation, after listing the source.
+    """Turns options into the task of a preparation, after listing the images of the source.
+
+    No image is read, and nothing is written.
 
     Raises:
       InputError: an option has a wrong value, or the source or a file cannot be used.

@@ -30,11 +30,18 @@ SMALLEST_FACE = 48
 def run(task: Task) -> Path:
     """Writes the data set of a task, logs its counts, and returns its folder.
 
+    If the same data set exists already, it is kept. Images that cannot be used are left out and
+    logged; with the option --strict they are an error.
+
     Args:
       task: the task that `plan` returned.
 
+    Returns:
+      The folder DATA_DIR/NAME/VERSION of the data set.
+
     Raises:
-      InputError: images cannot be used, or another data set already has the name.
+      InputError: no image can be used (with --strict: an image cannot be used), or another data set
+        already has the name.
     """
     source, stored = task.source, task.stored
     if task.detection is not None:

@@ -47,11 +47,12 @@ def _has_cpu_alone() -> bool:
 
 
 def keep_compiled() -> None:
-    """Makes JAX store compiled programs in the user's cache.
+    """Makes JAX store compiled programs in the user's cache, so that a later process starts faster.
 
-    JAX_COMPILATION_CACHE_DIR names another folder, and JAX_ENABLE_COMPILATION_CACHE=0 stores
-    nothing. Each kind of processor has its own folder, because a program that was compiled for one
-    kind may not run on another.
+    Call it before JAX is imported. Set the environment variable JAX_COMPILATION_CACHE_DIR to use
+    another folder, or JAX_ENABLE_COMPILATION_CACHE=0 to store nothing. Each kind of processor has
+    its own folder, because a program that was compiled for one kind may not run on another. If the
+    cache cannot be written, nothing is changed.
     """
     if "JAX_COMPILATION_CACHE_DIR" in os.environ:
         return

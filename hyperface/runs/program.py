@@ -55,9 +55,13 @@ _COMMAND: ContextVar[str] = ContextVar("command", default="")
 
 
 def with_home(options: T) -> T:
-    """Returns the options with "~" at the start of a path replaced by the user's home folder.
+    """Returns the options with "~" at the start of a value replaced by the user's home folder.
 
-    A shell does not replace "~" in quotes, after "=", and in files of variables.
+    A shell does not replace "~" in quotes, after "=", and in files of variables. The values are
+    texts, paths, and tuples of them; other values stay as they are.
+
+    Args:
+      options: a dataclass of a command's options.
     """
 
     def expanded(value: Any) -> Any:
@@ -112,7 +116,10 @@ def parse(
 
 
 def command_line() -> str:
-    """Returns the command that this process carries out, for its pages; "" in Python code."""
+    """Returns the command line of this process, such as "hyperface train orl-ring".
+
+    Reports show it. It is "" if the library is used from Python code and not by a command.
+    """
     return _COMMAND.get()
 
 
@@ -135,9 +142,9 @@ def run(
     statuses.
 
     Args:
-      command: the function that runs the command.
+      command: the function that runs the command, given the words of the command line.
       args: the words of the command line; by default those of this program.
-      name: the subcommand of `hyperface` that this is.
+      name: the subcommand of `hyperface` that this is, for reports; "" for another program.
     """
     # Both before JAX is loaded: its threads must share one heap, and it reads the folder once.
     process_settings.keep_memory()
@@ -178,12 +185,14 @@ def run(
 
 
 def join(options: Any) -> None:
-    """Joins the processes of the run, if the options or a launcher name several.
+    """Connects this process with the others of the run, if there are several.
 
-    Afterwards only the writing process prints its log.
+    The options name them, or a launcher such as SLURM does in the environment. Afterwards only the
+    first process, which writes all files, prints its log.
 
     Args:
-      options: options with the fields `coordinator`, `processes` and `process`.
+      options: options with the fields `coordinator` (host:port of process 0), `processes` (their
+        number) and `process` (the number of this one); None in each takes the launcher's value.
     """
     from hyperface.devices import launchers, processes
 
@@ -199,7 +208,7 @@ def join(options: Any) -> None:
 
 
 class Terminated(BaseException):
-    """The exception that SIGTERM raises.
+    """The exception that SIGTERM raises inside of `ending_in_order`, which catches it.
 
     It is not a subclass of Exception, because code that catches any Exception would hide it.
     """
@@ -207,14 +216,15 @@ class Terminated(BaseException):
 
 @contextlib.contextmanager
 def ending_in_order(status: int) -> Iterator[None]:
-    """Ends the program with a status if SIGTERM arrives, as a context manager.
+    """Ends the program with a chosen exit status if SIGTERM arrives, as a context manager.
 
-    During training the training loop handles SIGTERM: it finishes the step, saves and reports it.
-    At any other time the program ends at once with one line. Outside of the main thread this does
-    nothing, because only the main thread gets signals.
+    During training the training loop handles SIGTERM: it finishes the step and saves a checkpoint.
+    Then the program ends with this status. At any other time the program ends at once and prints
+    one line. Outside of the main thread SIGTERM is not handled, because only the main thread gets
+    signals.
 
     Args:
-      status: exit status of the program, from --exit-on-preemption.
+      status: exit status of the program after SIGTERM, from --exit-on-preemption.
 
     Raises:
       InputError: the status is not in 0 to 255.
@@ -249,9 +259,10 @@ def ending_in_order(status: int) -> Iterator[None]:
 def progress(
     title: str, unit: str, *, console: "Console | None" = None
 ) -> Iterator[Callable[[int, int], None]]:
-    """Yields a function (number done, total number) that shows the progress, rate and time left.
+    """Shows the progress of a long computation, with rate and time left, as a context manager.
 
-    On a terminal it shows a bar. Elsewhere it logs a line every ten seconds.
+    It yields a function, to be called with (number done, total number). On a terminal it shows a
+    bar. Elsewhere it logs a line every ten seconds.
 
     Args:
       title: description of the work, for the bar and the lines.
@@ -289,7 +300,10 @@ def progress(
 
 
 def quiet_libraries() -> None:
-    """Hides the log messages of libraries. Their errors are still raised as exceptions."""
+    """Hides the log messages of absl and TensorStore, which mean nothing to the user.
+
+    Errors are still raised as exceptions.
+    """
     from absl import logging
 
     logging.set_verbosity(logging.FATAL)

@@ -10,12 +10,13 @@ import tyro
 def print_short_help(
     kind: type, default: Any, names: Collection[str], *, prog: str, description: str
 ) -> None:
-    """Prints the help of some options of a command.
+    """Prints the help of a command's most used options, and how to see all of them.
 
     Args:
       kind: dataclass of the command's options.
       default: an instance with the default values; None takes those of the dataclass.
-      names: dotted names of the fields to show, such as "optimizer.learning_rate".
+      names: dotted names of the fields to show, such as "optimizer.learning_rate". All other
+        options are hidden.
       prog: name of the command.
       description: description of the command.
     """

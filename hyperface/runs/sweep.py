@@ -54,10 +54,11 @@ class Sweep:
     experiment: tyro.conf.Positional[str]
     """Name of the experiment, or a Python file of your own that defines one."""
     fields: tyro.conf.Positional[tuple[str, ...]]
-    """Fields of the experiment with their values, FIELD=VALUE,VALUE,... Every combination is
-    trained. A value of several words is a sequence."""
+    """Fields of the experiment with their values, FIELD=VALUE,VALUE,... such as
+    loss.ring.weight=0.01,0.1. Every combination is trained. A value of several words is a
+    sequence."""
     seeds: int = 1
-    """Number of runs of each setting, with consecutive seeds from the experiment's on."""
+    """Number of runs of each setting. Their seeds count up from the seed of the experiment."""
     out: Path | None = None
     """Folder for the runs and tables; by default runs/sweep-NAME."""
 
@@ -67,13 +68,13 @@ class Planned:
     """One run of the sweep: a setting with a seed."""
 
     values: dict[str, Any]
-    """The setting: values of the swept fields."""
+    """The setting: dotted name of each swept field, such as "loss.ring.weight", -> its value."""
     options: Train
     """The options of hyperface train for this run."""
 
     @property
     def folder(self) -> Path:
-        """The folder of the run, which the sweep has chosen."""
+        """The folder of the run, inside of the sweep's folder."""
         return cast(Path, self.options.workdir)
 
     @property
@@ -83,7 +84,11 @@ class Planned:
 
 
 def main(args: Sequence[str]) -> None:
-    """Parses the options, then loads JAX and trains."""
+    """Parses the options, then loads JAX, trains all runs of the sweep and ends the program.
+
+    Args:
+      args: the options of the sweep and, after "--", options of hyperface train for every run.
+    """
     args = list(args)
     split = args.index("--") if "--" in args else len(args)
     options = program.parse(Sweep, args[:split], prog="hyperface sweep", description=__doc__ or "")
@@ -97,11 +102,12 @@ def main(args: Sequence[str]) -> None:
 def plan(options: Sweep, more: Sequence[str]) -> list[Planned]:
     """Returns all runs of the sweep, after their settings were checked.
 
-    The runs of one setting are next to each other, since they share compiled programs.
+    The runs of one setting (one combination of values) are next to each other, since they share
+    compiled programs.
 
     Args:
       options: the options of the sweep.
-      more: the words of the command line that are options of hyperface train.
+      more: words of the command line: options of hyperface train that every run gets.
 
     Raises:
       InputError: a field, a value or a combination of values does not fit.
@@ -135,9 +141,18 @@ def plan(options: Sweep, more: Sequence[str]) -> list[Planned]:
 def run(options: Sweep, planned: list[Planned]) -> int:
     """Trains the runs that are not finished, writes the tables, and returns the exit status.
 
-    All runs share one process, so that JAX is loaded only once.
+    All runs share one process, so that JAX is loaded only once. A run that fails or diverges does
+    not stop the others.
+
+    Args:
+      options: the options of the sweep, which the report records.
+      planned: the runs that `plan` returned.
+
+    Returns:
+      0 if all runs were trained, 2 if a run failed, or 3 if a run diverged and none failed.
 
     Raises:
+      InputError: the sweep's folder is in use, or belongs to other runs.
       Interrupted: a signal arrived. The current run was saved, and this was logged.
     """
     import jax

@@ -44,7 +44,7 @@ __all__ = ["MAIN_OPTIONS", "Train", "main", "plan", "run", "train"]
 
 
 def main(args: Sequence[str]) -> None:
-    """Parses the options, then loads JAX and trains. A diverged run has its own exit status."""
+    """Parses the options, then loads JAX and trains. A diverged run ends with exit status 3."""
     # The name is needed before the options can be parsed, since it decides their defaults.
     name, args = (args[0], args[1:]) if args and not args[0].startswith("-") else (None, args)
     name = name or experiments.DEFAULT
@@ -101,7 +101,10 @@ def train(
       init_from: backbone to fine-tune: the folder of a run, or a weight file.
       fresh: delete the files of an earlier run in the folder, and train from the start.
       workers: number of processes that read and decode images; 0 uses threads.
-      on_nan: reaction to a loss that is not finite, as `hyperface.train.loop.train` documents.
+      on_nan: reaction to a loss that is not finite, whose step never updates the parameters.
+        "stop" saves the state before it and raises DivergenceError. "skip" continues with the next
+        step. "rollback" returns to the last checkpoint, and repeats the steps up to this one
+        without their updates.
 
     Returns:
       The run's folder, network and scores.
@@ -139,10 +142,10 @@ def train(
 
 
 def plan(options: Train) -> "list[Task]":
-    """Returns the tasks of a training: the experiment, and those that it is compared with.
+    """Turns options into tasks of training: the experiment, and those that it is compared with.
 
-    All errors in the experiment, the data, the folders and the backbone to start from are found
-    here, before anything is compiled.
+    The experiment's field `compare` names the latter. All errors in the experiment, the data, the
+    folders and the backbone to start from are found here, before anything is compiled.
 
     Raises:
       InputError: the experiment, the data, a folder or the backbone does not fit.
@@ -161,8 +164,13 @@ def plan(options: Train) -> "list[Task]":
 def run(tasks: "Sequence[Task]") -> "TrainedRun":
     """Trains all tasks, logs the scores, and writes the report into the first task's folder.
 
+    A task whose folder has checkpoints is continued; a finished one is only scored.
+
     Args:
       tasks: the tasks that `plan` returned.
+
+    Returns:
+      The folder and network of the first task, and the scores of all of them.
 
     Raises:
       InputError: a folder is in use, or a file cannot be written.

@@ -30,6 +30,8 @@ class Task(NamedTuple):
     """One experiment to train in one folder, with all settings of its training."""
 
     experiment: Experiment
+    """The experiment to train. With `evaluation.people_folds` it leaves out one group of people,
+    and each group has a task."""
     folder: Path
     """The run's folder."""
     data_dir: Path
@@ -37,22 +39,27 @@ class Task(NamedTuple):
     start: Start | None
     """The backbone to fine-tune; None starts from new parameters."""
     fresh: bool
-    """Whether the files of an earlier run are deleted first."""
+    """Whether the files of an earlier run in the folder are deleted first. If not, that run is
+    continued."""
     workers: int
     """Number of processes that read images; 0 uses threads."""
     on_nan: OnNan
-    """Reaction to a loss that is not finite."""
+    """Reaction to a loss that is not finite, whose step never updates the parameters: "stop" with
+    an error, "skip" to the next step, or "rollback" to the last checkpoint."""
     profile_steps: tuple[int, int] | None
     """First and last step to profile; None profiles nothing."""
     file: Path | None
-    """The user's Python file that defines the experiment."""
+    """The user's Python file that defines the experiment, of which the run's folder keeps a copy;
+    None for other experiments."""
 
 
 def plan(options: Train) -> list[Task]:
-    """Returns the tasks of the experiment, then those of the experiments it is compared with.
+    """Turns options into the tasks of the experiment, then of the experiments it is compared with.
 
-    Each experiment has one task, or with `evaluation.people_folds` one per group of people. A data
-    set that needs nothing from the user is prepared if it is absent.
+    The experiment's field `compare` names the latter. Each experiment has one task. With
+    `evaluation.people_folds` the people are divided into groups, and there is one task per group,
+    which trains on the people of the other groups. The data set "orl_faces" is prepared if it is
+    absent; any other data set must have been prepared.
 
     Raises:
       InputError: the experiment, the data, a folder or the backbone to start from does not fit.
@@ -148,7 +155,11 @@ def _start(path: Path, experiment: Experiment, data_dir: Path) -> Start:
 
 
 def origin(path: Path) -> str:
-    """Returns "PATH (DIGEST)" of a run or file, which a fine-tuned run records as its start."""
+    """Returns the text "PATH (DIGEST)" for the run or weight file from which another run starts.
+
+    The fine-tuned run records it. The digest, of a run's logged metrics or of the file, shows later
+    whether the path contains other weights by then.
+    """
     # With the digest, because the same path may contain other weights when the run is continued.
     return f"{path} ({run_digest(path) if path.is_dir() else digest(path)})"
 

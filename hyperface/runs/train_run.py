@@ -47,9 +47,9 @@ class TrainedRun(NamedTuple):
     network: EmbeddingNetwork
     """The backbone and its heads, as modules without parameters."""
     scores: dict[str, dict[str, float]]
-    """Scores on the test split as shares in [0, 1], by method and name of the score. The methods
-    are the experiment, those it is compared with, and the baselines. Only the writing process has
-    scores."""
+    """Method -> name of the score, such as "accuracy" -> share in [0, 1] on the test split. The
+    methods are the experiment, those it is compared with, and baselines such as "raw pixels". If
+    several processes train, only the first one has scores, and the others have {}."""
 
     def embedder(self) -> Callable[[ArrayLike], jax.Array]:
         """Loads the last checkpoint and returns a function from images to features.
@@ -64,10 +64,14 @@ class TrainedRun(NamedTuple):
 def run(tasks: Sequence[Task]) -> TrainedRun:
     """Trains one task after another, then logs their scores and writes the report.
 
-    All processes train and embed. Only the first one scores and writes.
+    If several processes train together, all of them train and compute features, and only the first
+    one scores and writes. A task whose folder has checkpoints is continued.
 
     Args:
       tasks: the tasks that `plan` returned. The report is about the first one's experiment.
+
+    Returns:
+      The folder and network of the first task, and the scores of all of them.
 
     Raises:
       InputError: a folder or the data does not fit.

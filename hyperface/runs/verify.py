@@ -62,9 +62,11 @@ class Verify:
     far: float = 0.001
     """False accept rate: the share of different people who may pass as the same."""
     calibration: Path | None = None
-    """The calibration.json of this network; the one in the run's folder or export by default."""
+    """The calibration.json of this network, whose thresholds decide; by default the one in the
+    run's folder or export. Without one only the similarity is known."""
     prior: float = 0.5
-    """Share of pairs that show one person among all that you compare, for the probability."""
+    """Your estimate of the share of pairs that show one person, among all that you compare. The
+    probability of a pair depends on it."""
     faces: Literal["one", "largest", "central"] = "one"
     """Which of several faces of a photo is taken; "one" refuses photos that show several."""
     aligned: bool = False
@@ -111,16 +113,22 @@ def verify(
 
     Args:
       first: a photo, or a folder of photos.
-      second: another photo or folder.
+      second: another photo or folder. The same folder twice compares all pairs within it.
       run: folder of a run or of an export, or a weight file; by default the newest run in runs/.
-      far: false accept rate in (0, 1], whose thresholds decide.
-      calibration: file of the network's calibration; by default that of the run or export.
-      prior: the user's estimate of the share of pairs that show one person, for the probability.
-      faces: which face is taken if a photo has several. With "one", such a photo is not used.
-      aligned: whether the images are aligned faces, in which no face is looked for.
+      far: false accept rate in (0, 1]: the share of different people who may pass as the same. The
+        calibration gives the thresholds for it.
+      calibration: file of the network's calibration; by default that of the run or export. Without
+        one there are similarities but no decisions.
+      prior: the user's estimate of the share of pairs that show one person, in (0, 1). The
+        probability of a pair depends on it.
+      faces: which face is taken if a photo has several: "largest", "central" (nearest to the
+        centre), or "one", which leaves such a photo out.
+      aligned: whether the images are aligned faces of the network's size, in which no face is
+        looked for.
       checkpoint: step of the run's checkpoint; by default the newest.
       out: folder for the page, the picture and the JSON file; None writes nothing.
-      detector: finds the faces; by default MTCNN.
+      detector: finds the faces. It is a function from one photo, [height, width, 3] uint8, to boxes
+        [n, 4], scores [n] and landmarks [n, 5, 2] of its n faces. By default it is MTCNN.
 
     Returns:
       The pairs with their similarities and decisions, the most similar one first.
