@@ -22,10 +22,13 @@ _METADATA = {"people": dict, "source": str, "alignment": str}
 
 
 def data_directory(given: Path | None = None) -> Path:
-    """Returns the folder of prepared data sets.
+    """Returns the folder of prepared data sets: the first of these that is set.
 
-    It is `given` or, if that is None, the environment variable HYPERFACE_DATA_DIR or, if that is
-    not set, a folder in the user's cache.
+    - `given`
+    - the environment variable HYPERFACE_DATA_DIR
+    - the folder "hyperface" in the user's cache (XDG_CACHE_HOME, or ~/.cache)
+
+    A "~" at the start is replaced by the home folder. The folder need not exist.
     """
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     # A shell does not expand "~" inside quotes or in a file of environment variables.
