@@ -222,17 +222,18 @@ def open_split(
 def open_experiment_split(data: Data, part: Literal["train", "test"], data_dir: Path) -> Split:
     """Opens the images on which an experiment trains, or those on which it is scored.
 
-    If the experiment sets `data.people_fold` to (k, n), the people of both its splits are divided
-    into n groups. Group k, counted from 1, is then the test part, and all others are for training.
-    Otherwise, the parts are the two splits that the experiment names.
+    By default these are the two splits that the experiment names. If it sets `data.people_fold` to
+    (k, n), the people of both splits together are divided into n groups. Group k, counted from 1,
+    is then the test part, and all other groups are the training part, with new labels from 0.
 
     Args:
-      data: the data settings of the experiment.
+      data: the data settings of the experiment: the data set, its splits, the crop, and the group.
       part: "train" or "test".
-      data_dir: the data folder.
+      data_dir: the folder of prepared data sets.
 
     Raises:
-      InputError: as `open_split`, or there are fewer than two people per group.
+      InputError: the data set or a split is missing or damaged, the crop or `shrink` does not fit
+        the images, or there are fewer than two people per group.
     """
 
     def opened(split: str) -> Split:

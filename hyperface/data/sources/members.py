@@ -44,7 +44,7 @@ class Member(NamedTuple):
     """Path below the root, with slashes. A slash at the end marks a folder whose files are not
     listed, such as a link that is not followed."""
     size: int
-    """Size in bytes; 0 for a file that cannot be used."""
+    """Size in bytes; 0 if it was not looked up, since the file cannot be used."""
     read: Reader
     """Returns the bytes of the file, all or at most `limit` of them; ValueError if it cannot."""
     problem: str | None = None
