@@ -110,8 +110,8 @@ def histogram_intersection(a: Histograms, b: OtherHistograms) -> Intersections:
 
         K(a, b) = sum_i min(a_i, b_i) = (sum_i a_i + sum_i b_i - sum_i |a_i - b_i|) / 2
 
-    NormFace classifies pairs of videos or image sets by an SVM with this kernel; each histogram
-    counts the similarities within one pair.
+    NormFace decides pairs of videos by an SVM with this kernel. A histogram describes one pair: the
+    cosines of all frames of one video with all frames of the other.
 
     Args:
       a: [n, bins] histograms with shares that are not negative.

@@ -84,8 +84,9 @@ def impostor_threshold(
     Of N impostor scores, k may be accepted: far * N, rounded by `allowed_impostors`. The two rules
     differ in the rounding and in ties:
 
-    - "strict" rounds down. The threshold is the next number above the (k + 1)-th highest score. This
-      score and all equal scores are refused. So the measured FAR never exceeds the requested FAR.
+    - "strict" rounds down. The threshold is the next number above the (k + 1)-th highest score.
+      This score and all equal scores are refused. So the measured FAR never exceeds the requested
+      FAR.
     - "blufr", the rule of BLUFR's released code, rounds to the nearest number. The threshold is the
       k-th highest score. All scores equal to it are accepted too, so the measured FAR may exceed
       the requested FAR. At k = 0 the threshold is the next number above the highest score. (The

@@ -182,8 +182,8 @@ def fold_accuracy(scores: Scores, same: Same, fold: Folds) -> FoldAccuracy:
     Args:
       scores: [pairs] similarities.
       same: [pairs] bool, True where both images show one person.
-      fold: [pairs] id of the fold of each pair, as `deal_folds` returns it. Each fold needs pairs of
-        both kinds; otherwise its accuracy is NaN.
+      fold: [pairs] id of the fold of each pair, as `deal_folds` returns it. Each fold needs pairs
+        of both kinds; otherwise its accuracy is NaN.
 
     Raises:
       ValueError: all other folds of a fold together have no same pairs or no different pairs.
