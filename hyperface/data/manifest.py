@@ -28,11 +28,12 @@ class Manifest:
     images: dict[str, int]
     """Split -> number of images."""
     people: dict[str, list[str]]
-    """Split -> identities, in the order of the labels."""
+    """Split -> names of its people; the place of a name in the list is the person's label."""
     images_per_identity: dict[str, list[int]]
-    """Split -> number of images of each identity; 0 if all of its images were rejected."""
+    """Split -> number of stored images of each person, in the order of `people`; 0 if all images of
+    the person were rejected."""
     sha256: dict[str, str]
-    """Name of each shard's file -> its SHA-256."""
+    """Name of each file with images (shard) -> its SHA-256."""
     rejected: list[Reject]
     """Images that could not be used, and verification pairs that lost an image by that, each as
     (name, reason)."""

@@ -158,8 +158,8 @@ def evaluate_pixels(
     Args:
       experiment: the settings, which name the test split and the number of folds.
       data_dir: the folder of prepared data sets.
-      devices: the devices that read the images. With `AllDevices`, all processes must call this
-        function, and only the first of them gets scores.
+      devices: the devices that the images pass through. With `AllDevices`, all processes must
+        call this function, and only the first of them gets scores.
     """
     embed = embedder(lambda _, images: images.reshape(images.shape[0], -1), "none")
     embeddings, images = _embedded(experiment, embed, None, data_dir, devices)

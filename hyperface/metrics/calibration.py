@@ -308,7 +308,8 @@ def cllr(probabilities: np.ndarray, same: np.ndarray) -> float:
     answers "I do not know", that is LR = 1.
 
     Args:
-      probabilities: [pairs] probability of one person at equal priors, in [0, 1].
+      probabilities: [pairs] probability, in [0, 1], that the pair shows one person, if same and
+        different pairs are equally frequent.
       same: [pairs] bool, or 0 and 1.
 
     Raises:
@@ -336,7 +337,8 @@ def reliability(probabilities: np.ndarray, same: np.ndarray, bins: int = BINS) -
     All same pairs together weigh as much as all different pairs together, as in the fits.
 
     Args:
-      probabilities: [pairs] probability of one person at equal priors, in [0, 1].
+      probabilities: [pairs] probability, in [0, 1], that the pair shows one person, if same and
+        different pairs are equally frequent.
       same: [pairs] bool, or 0 and 1.
       bins: number of bins of equal width over [0, 1]; the result leaves out empty bins.
 

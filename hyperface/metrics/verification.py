@@ -232,12 +232,13 @@ def balanced_accuracy(scores: Scores, same: Same, threshold: float) -> float:
 
 
 def best_threshold(scores: Scores, same: Same) -> float:
-    """Returns the threshold of the highest balanced accuracy, midway between two scores.
+    """Returns the threshold of the highest accuracy, midway between two scores.
 
-    A cut is a threshold between two neighbouring scores, and all cuts are tried. If several cuts
-    are equally good, their median is returned, or the higher of the middle two. The mean of these
-    cuts is not used, because it may be a worse cut. If no cut is as good as a guess, the threshold
-    accepts every pair.
+    Accuracy is the mean of the share of accepted same pairs and that of refused different pairs.
+    All thresholds between two neighbouring scores (cuts) are tried. If several cuts are equally
+    good, their median is returned, or the higher of the middle two. The mean of these cuts is not
+    used, because it may be a worse cut. If no cut is as good as a guess, the threshold accepts
+    every pair.
 
     Args:
       scores: [pairs] similarities.

@@ -29,8 +29,8 @@ _NO_FILE = "a link or a device: it contains no image"
 def tar_members(path: Path) -> list[Member]:
     """Lists the files in a tar archive, in the order in which their content is stored.
 
-    Links and devices are listed too, as members that cannot be used; a hard link is read as the
-    file that it points to. A compressed archive is unpacked once to list it, and a second time to
+    Symbolic links and devices are listed too, as members that cannot be used. A hard link is read
+    as the file that it points to. A compressed archive is unpacked once to list it, and a second time to
     read its images.
 
     Args:

@@ -67,7 +67,7 @@ def folds(same: np.ndarray) -> np.ndarray:
     The same pairs, in their order, are divided into equal parts, one part per fold. So are the
     different pairs. There are ten folds. If there are fewer than ten pairs of a kind, there are
     only as many folds as pairs of that kind, so that each fold has both kinds. Published files are
-    written fold by fold, so the result is their own folds.
+    written fold by fold, so for them the result is the published folds.
 
     Args:
       same: [pairs] bool, True for pairs of one person.
