@@ -30,8 +30,8 @@ def tar_members(path: Path) -> list[Member]:
     """Lists the files in a tar archive, in the order in which their content is stored.
 
     Symbolic links and devices are listed too, as members that cannot be used. A hard link is read
-    as the file that it points to. A compressed archive is unpacked once to list it, and a second time to
-    read its images.
+    as the file that it points to. A compressed archive is unpacked once to list it, and a second
+    time to read its images.
 
     Args:
       path: the archive, plain or compressed, which may be hostile.
