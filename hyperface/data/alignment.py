@@ -38,14 +38,19 @@ EYE_ROW = {144: 48.0, 128: 40.0}
 
 @dataclass(frozen=True)
 class Aligner:
-    """A function (name, pixels) that aligns the images of a source by a file of landmarks."""
+    """A function (name, pixels) -> aligned pixels, by the landmarks in a CSV file.
+
+    Landmarks are five points of a face (eyes, nose, corners of the mouth). The file is read when
+    the object is created; a file that is missing or damaged raises InputError.
+    """
 
     path: Path = field(repr=False)
-    """The CSV file, as `read_landmarks` reads it."""
+    """The CSV file of landmarks, one line per face, as `read_landmarks` reads it."""
     size: tuple[int, int]
-    """(height, width) of the aligned images; a size that `align` knows."""
+    """(height, width) of the aligned images: (112, 96), (112, 112), (128, 128) or (144, 144)."""
     landmarks: dict[str, np.ndarray] = field(init=False, repr=False, compare=False)
-    """Name of an image -> landmarks [5, 2]."""
+    """Name of an image -> its landmarks [5, 2], (x, y) in pixels; nan for a photo without a
+    face."""
     digest: str = field(init=False)
     """Digest of the file; aligners with equal digests and sizes align images in the same way."""
 
@@ -79,11 +84,14 @@ class Aligner:
 
 
 def align(pixels: np.ndarray, points: np.ndarray, size: tuple[int, int] = (112, 96)) -> np.ndarray:
-    """Cuts a face out of an image, upright and at a fixed scale; black outside of the image.
+    """Cuts a face out of an image, upright and at a fixed scale.
+
+    Pixels of the result that lie outside of the given image are black.
 
     Args:
       pixels: [height, width, 1 or 3] uint8.
-      points: [5, 2] landmarks of the face.
+      points: [5, 2] landmarks of the face: (x, y) in pixels of the left eye, the right eye, the
+        nose, and the left and right corner of the mouth, where left is left in the image.
       size: (height, width) of the result. With (112, 96) or (112, 112), the five landmarks are
         fitted to the template of that size. With (144, 144) or (128, 128), the eyes and the mouth
         are placed as in Wu's LightCNN, and the result is grey.
@@ -109,11 +117,11 @@ def similarity(points: np.ndarray, template: np.ndarray) -> np.ndarray:
     The solution is that of Umeyama, without reflection.
 
     Args:
-      points: [n, 2], n at least 2.
+      points: [n, 2] points (x, y), n at least 2.
       template: [n, 2], the places to which the points should be moved.
 
     Returns:
-      [2, 3] matrix that is multiplied by (x, y, 1).
+      [2, 3] matrix; its product with the column (x, y, 1) is the moved point. `warp` takes it.
 
     Raises:
       ValueError: all points are equal.
@@ -144,11 +152,13 @@ def eye_mouth(points: np.ndarray, size: int = 128) -> np.ndarray:
     mouth is 48 pixels lower.
 
     Args:
-      points: [5, 2] landmarks; the nose is not used.
-      size: 144 for training images, with the eyes in row 48, or 128 for their central crop.
+      points: [5, 2] landmarks, (x, y) of the left eye, right eye, nose, and left and right corner
+        of the mouth; the nose is not used.
+      size: side in pixels of the square result: 144 for training images, with the eyes in row 48,
+        or 128 for their central crop, with the eyes in row 40.
 
     Returns:
-      [2, 3] matrix that is multiplied by (x, y, 1).
+      [2, 3] matrix; its product with the column (x, y, 1) is the moved point. `warp` takes it.
 
     Raises:
       ValueError: the size is not known, the eyes coincide, or the mouth is not below them.
@@ -177,8 +187,8 @@ def warp(pixels: np.ndarray, matrix: np.ndarray, size: tuple[int, int]) -> np.nd
 
     Args:
       pixels: [height, width, channels] uint8.
-      matrix: [2, 3] map from pixels of the image to pixels of the result; the centres of pixels are
-        whole numbers.
+      matrix: [2, 3] map from the image to the result: its product with the column (x, y, 1) is the
+        new place of the point (x, y). (0, 0) is the centre of the top left pixel.
       size: (height, width) of the result.
 
     Returns:

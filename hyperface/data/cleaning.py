@@ -20,29 +20,35 @@ Blocks = Iterable[tuple[np.ndarray, np.ndarray]]
 
 
 class Distances(NamedTuple):
-    """Squared distances of the images to the means of their classes."""
+    """Squared Euclidean distances of features to the mean feature of their class.
+
+    A large distance suggests a wrong label. `clean` chooses the images to drop.
+    """
 
     images: np.ndarray
-    """[images] distance of each image, in the order of the blocks."""
+    """[images] squared distance of each image's feature, in the order in which they were given."""
     labels: np.ndarray
     """[images] class of each image."""
     classes: np.ndarray
-    """[classes] mean distance of each class' images; NaN for a class without images."""
+    """[classes] mean squared distance over the images of each class; NaN for a class without
+    images."""
     counts: np.ndarray
     """[classes] number of images of each class."""
 
 
 class Cleaning(NamedTuple):
-    """The images to keep, and the classes and thresholds by which the others are dropped."""
+    """The result of `clean`: the images to keep, and the thresholds that decided."""
 
     keep: np.ndarray
-    """[images] bool, whether each image is kept."""
+    """[images] bool, True for each image that is kept."""
     dropped_classes: np.ndarray
-    """[classes] bool, whether the class' mean distance is above `class_threshold`."""
+    """[classes] bool, True for each class that is dropped with all of its images, because its mean
+    distance is above `class_threshold`."""
     class_threshold: float
-    """Largest mean squared distance of a class that is kept."""
+    """Largest mean squared distance of a class that is kept; inf if no class was to be dropped."""
     image_threshold: float
-    """Largest squared distance of an image that is kept."""
+    """Largest squared distance of an image that is kept; inf if no single image was to be
+    dropped."""
 
 
 def unit(features: np.ndarray) -> np.ndarray:
@@ -64,14 +70,14 @@ def unit(features: np.ndarray) -> np.ndarray:
 def squared_distances(
     blocks: Callable[[], Blocks], num_classes: int, *, normalize: bool = True
 ) -> Distances:
-    """Computes ||f - mean of its class||^2 for each feature f, and the mean of that per class.
+    """Computes ||f - mean of its class||^2 for each feature f, and the mean of these per class.
 
     Only one block, the means [classes, dim] and a few numbers per image are in memory. The fewer
     images a class has, the closer they are to their mean. A class of one image has distance 0.
 
     Args:
-      blocks: returns the features from the beginning. It is called twice, and must return the same
-        features both times.
+      blocks: function without arguments that returns an iterator over blocks (features [rows, dim],
+        labels [rows]). It is called twice, and must return the same blocks both times.
       num_classes: number of classes; labels are in [0, num_classes).
       normalize: whether features are scaled to unit length first. Distances are then in [0, 4) and
         depend only on the directions.
@@ -107,11 +113,13 @@ def clean(
     image_threshold: float | None = None,
     image_quantile: float | None = None,
 ) -> Cleaning:
-    """Drops classes with a large mean distance, and then images with a large distance.
+    """Decides which images to keep in a data set with wrong labels, by their distances.
 
-    Each of the two thresholds may be given as a number or as a quantile. A quantile q means the
-    smallest distance that a share q of the classes, or of the images in the classes kept, does not
-    exceed. If neither is given, nothing is dropped in that step.
+    First, classes with a large mean distance are dropped with all of their images. Then, images
+    with a large distance are dropped from the other classes. The threshold of each step is given
+    either as a number or as a quantile q: then a share q of the classes (or of the images in the
+    remaining classes) has a distance up to the threshold and is kept. If neither is given, that
+    step drops nothing.
 
     Args:
       distances: result of `squared_distances`.
@@ -137,7 +145,9 @@ def clean(
 
 
 def write_keep_list(path: Path, names: Iterable[str]) -> None:
-    """Writes image names to a file in UTF-8, sorted, one per line.
+    """Writes the names of the images to keep to a file in UTF-8, sorted, one per line.
+
+    `hyperface prepare` takes such a file as the list of images to store.
 
     Raises:
       InputError: there is no name, a name occurs twice, or a name is empty or has a line break.
@@ -148,7 +158,7 @@ def write_keep_list(path: Path, names: Iterable[str]) -> None:
 
 
 def read_keep_list(path: Path) -> list[str]:
-    """Reads the names in a file of `write_keep_list`, in the order of the file.
+    """Returns the names in a file that `write_keep_list` has written, in the order of the file.
 
     Raises:
       InputError: the file cannot be read, is empty, has an empty line, or has a name twice.

@@ -22,10 +22,13 @@ _METADATA = {"people": dict, "source": str, "alignment": str}
 
 
 def data_directory(given: Path | None = None) -> Path:
-    """Returns the folder of prepared data sets.
+    """Returns the folder of prepared data sets: the first of these that is set.
 
-    It is `given` or, if that is None, the environment variable HYPERFACE_DATA_DIR or, if that is
-    not set, a folder in the user's cache.
+    - `given`
+    - the environment variable HYPERFACE_DATA_DIR
+    - the folder "hyperface" in the user's cache (XDG_CACHE_HOME, or ~/.cache)
+
+    A "~" at the start is replaced by the home folder. The folder need not exist.
     """
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     # A shell does not expand "~" inside quotes or in a file of environment variables.
@@ -34,7 +37,11 @@ def data_directory(given: Path | None = None) -> Path:
 
 
 class Records(Protocol):
-    """A sequence of records that are read by index, in any order."""
+    """A sequence of records that are read by index, in any order.
+
+    A record is a dictionary with the keys "image" (bytes of a JPEG or PNG), "label" (int) and, for
+    faces, "name" (bytes). `len` gives the number of records.
+    """
 
     def __len__(self) -> int: ...
 
@@ -45,32 +52,41 @@ class Records(Protocol):
 
 @dataclass(frozen=True)
 class Split:
-    """One split of a prepared data set, opened for reading."""
+    """One split of a prepared data set, opened for reading.
+
+    Images are stored encoded. `hyperface.data.pipeline` decodes them, applies `shrink` and `crop`,
+    and yields batches.
+    """
 
     dataset: str
     """Name and version, such as "faces/1.0.0"."""
     name: str
     """Name of the split, such as "train"."""
     records: Records
-    """Records with "image", encoded bytes; "label", int; and for faces "name", bytes."""
+    """The records, in stored order: dictionaries with "image" (bytes of a JPEG or PNG), "label"
+    (int) and, for faces, "name" (bytes)."""
     num_classes: int
     """Number of people; labels are in [0, num_classes)."""
     image_shape: tuple[int, int, int]
-    """[height, width, channels] of the images that are fed to the network, after the crop."""
+    """[height, width, channels] of the images that are fed to the network, after `shrink` and
+    `crop`."""
     source: str | None = None
-    """Fingerprint of the files from which the data set was prepared, if it has one."""
+    """Fingerprint of the images and options from which the data set was prepared; None for a data
+    set that another program has prepared."""
     crop: tuple[int, int] | None = None
-    """Height and width of the part that is cut out of an image; None takes the whole image."""
+    """Height and width of the part that is cut out of an image, at a random place for training and
+    at the centre for evaluation; None takes the whole image."""
     shrink: int = 1
-    """Factor by which the stored image is reduced per side, before the crop."""
+    """Factor by which the stored image is reduced per side, before the crop; 1 changes nothing."""
     group: str = ""
-    """Which people of the data set the records show, in words; "" for all people of the split."""
+    """Which people the records show, in words, if the split is a group of people, such as "group 1
+    of 4 of the people"; "" for all people of the split."""
     alignment: str = "of unknown alignment"
     """How the images were aligned when they were stored, in words."""
 
     @property
     def step(self) -> str:
-        """The sentence that describes the split in a procedure."""
+        """The sentence of a report that describes the images: their number, data set and crop."""
         small = f", {self.shrink} times smaller per side" if self.shrink > 1 else ""
         cut = f", the middle {self.crop[0]} x {self.crop[1]} of each" if self.crop else ""
         group = f", {self.group}" if self.group else ""
@@ -81,7 +97,8 @@ class Split:
     def facts(self) -> dict[str, Any]:
         """Returns what a run stores about its data, so that changed data is noticed on resuming.
 
-        The keys are "dataset", "split", "examples", "classes", "image_shape" and "source".
+        The keys are "dataset" (name and version), "split" (name), "examples" and "classes"
+        (numbers), "image_shape" ([height, width, channels]) and "source" (fingerprint or None).
         """
         return {
             "dataset": self.dataset,
@@ -94,7 +111,12 @@ class Split:
 
 
 def find(name: str, data_dir: Path) -> Path | None:
-    """Returns the folder of the newest complete version of a data set; None if there is none."""
+    """Returns the folder of the newest complete version of a data set; None if there is none.
+
+    Args:
+      name: name of the data set.
+      data_dir: the folder of prepared data sets, which has a folder NAME/VERSION for each version.
+    """
     # Compared as numbers: as text, 1.0.10 would come before 1.0.9.
     versions = {
         info.parent: tuple(map(int, info.parent.name.split(".")))
@@ -105,9 +127,10 @@ def find(name: str, data_dir: Path) -> Path | None:
 
 
 def fingerprint(name: str, data_dir: Path) -> str:
-    """Returns an id of the newest version of a data set, or "" if there is none.
+    """Returns an id of the newest version of a prepared data set, or "" if there is none.
 
-    The id changes when the data set is prepared again from other files or options.
+    The id is computed from the metadata files, not from the images. It changes when the data set is
+    prepared again from other files or options.
     """
     folder = find(name, data_dir)
     # The first file has the counts and sizes, the second the fingerprint of the source.
@@ -116,11 +139,12 @@ def fingerprint(name: str, data_dir: Path) -> str:
 
 
 def made_of(name: str, data_dir: Path) -> dict[str, Any]:
-    """Returns two facts of a prepared data set without opening it, as `Split.facts` has them.
+    """Returns the version and the source of a data set's newest version without opening it.
 
-    "dataset" is the name with the version, and "source" the fingerprint of the files that it was
-    prepared from, or None. Both change if the data set is prepared again from other files. The
-    result is {} if the data set is absent.
+    Returns:
+      A dict of two entries of `Split.facts`, by which a run notices changed data. "dataset" is
+      NAME/VERSION. "source" is the fingerprint of the files that the data set was prepared from, or
+      None if another program prepared it. The dict is empty if the data set is absent.
     """
     folder = find(name, data_dir)
     if folder is None:
@@ -141,9 +165,9 @@ def open_split(
     """Opens a split for reading. Its images are decoded later, by `hyperface.data.pipeline`.
 
     Args:
-      name: name of the prepared data set.
-      split: name of the split.
-      data_dir: the data folder.
+      name: name of the prepared data set; the newest version is opened.
+      split: name of the split, such as "train".
+      data_dir: the folder of prepared data sets.
       crop: height and width of the part to cut out of the images; None takes the whole images.
       shrink: factor by which the stored images are reduced per side, before the crop.
 
@@ -198,17 +222,18 @@ def open_split(
 def open_experiment_split(data: Data, part: Literal["train", "test"], data_dir: Path) -> Split:
     """Opens the images on which an experiment trains, or those on which it is scored.
 
-    If the experiment sets `data.people_fold` to (k, n), the people of both its splits are divided
-    into n groups. Group k, counted from 1, is then the test part, and all others are for training.
-    Otherwise, the parts are the two splits that the experiment names.
+    By default these are the two splits that the experiment names. If it sets `data.people_fold` to
+    (k, n), the people of both splits together are divided into n groups. Group k, counted from 1,
+    is then the test part, and all other groups are the training part, with new labels from 0.
 
     Args:
-      data: the data settings of the experiment.
+      data: the data settings of the experiment: the data set, its splits, the crop, and the group.
       part: "train" or "test".
-      data_dir: the data folder.
+      data_dir: the folder of prepared data sets.
 
     Raises:
-      InputError: as `open_split`, or there are fewer than two people per group.
+      InputError: the data set or a split is missing or damaged, the crop or `shrink` does not fit
+        the images, or there are fewer than two people per group.
     """
 
     def opened(split: str) -> Split:
@@ -291,7 +316,12 @@ def _builder(folder: Path) -> Any:
 
 
 def check_features(path: Path) -> None:
-    """Refuses a `features.json` that would make TFDS import a foreign module.
+    """Raises an error for a `features.json` that would make TFDS import a foreign module.
+
+    TFDS imports every class that this file names, so that a hostile file could run code.
+
+    Args:
+      path: the file in the folder of a TFDS data set.
 
     Raises:
       InputError: the file is missing or damaged, or names a class that is not TFDS's own.

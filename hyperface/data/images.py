@@ -31,19 +31,23 @@ MAX_SCANNED = 2_500_000_000
 
 
 def conform(data: bytes, channels: int) -> tuple[bytes, tuple[int, int, int]]:
-    """Returns (encoded bytes, shape): an image as it is stored, and its [height, width, channels].
+    """Checks an encoded image, and converts it to the form in which a data set stores it.
 
     A JPEG or PNG that is upright and has the right number of channels is returned byte for byte.
     Any other image is turned upright by its EXIF orientation, its transparent parts are laid on
     `BACKGROUND`, and it is encoded as PNG. Of an animation the first frame is taken.
 
     Args:
-      data: an encoded image in one of `FORMATS`.
-      channels: 1 for grey, 3 for RGB.
+      data: an encoded image in one of `FORMATS`, which may be damaged or hostile.
+      channels: 1 for grey, 3 for RGB; the stored image has this number of channels.
+
+    Returns:
+      (encoded bytes, (height, width, channels)) of the image to store.
 
     Raises:
-      ValueError: the bytes are empty, are no image, are truncated, announce too many pixels, have a
-        damaged EXIF block, or have more than 8 bits per channel.
+      ValueError: the bytes are empty, are no image, are truncated, announce more than MAX_PIXELS
+        pixels, have a damaged EXIF block, or have more than 8 bits per channel. The message gives
+        the reason.
     """
     image = _opened(data)
     with _turn(image):
@@ -58,10 +62,13 @@ def encode_png(pixels: np.ndarray) -> bytes:
 
 
 def decode(data: bytes) -> np.ndarray:
-    """Decodes bytes that `conform` returned to pixels [height, width, 1 or 3] uint8.
+    """Decodes a stored image to pixels [height, width, 1 or 3] uint8.
+
+    Args:
+      data: encoded bytes that `conform` returned.
 
     Raises:
-      ValueError: the bytes are damaged; as in `conform`.
+      ValueError: the bytes are empty or damaged, or announce too many pixels.
     """
     image = _opened(data)
     with _turn(image):
@@ -72,10 +79,12 @@ def decode(data: bytes) -> np.ndarray:
 def size_and_resolution(data: bytes) -> tuple[int, int, float | None]:
     """Returns (width, height, pixels per inch) of an encoded image, from its header alone.
 
-    The last is None if the header states no resolution. No pixel is decoded.
+    The number of pixels per inch is None if the header does not state it. No pixel is decoded, so
+    that a truncated image is not noticed.
 
     Raises:
-      ValueError: as in `conform`, for what the header shows.
+      ValueError: the bytes are empty or no image, or the header announces more than MAX_PIXELS
+        pixels or more than 8 bits per channel.
     """
     image = _opened(data)
     resolution = image.info.get("dpi")
@@ -85,15 +94,18 @@ def size_and_resolution(data: bytes) -> tuple[int, int, float | None]:
 def upright(data: bytes, channels: int) -> np.ndarray:
     """Decodes an encoded image and turns it upright by its EXIF orientation.
 
+    Transparent parts become white.
+
     Args:
-      data: an encoded image in one of `FORMATS`.
-      channels: 1 for grey, 3 for RGB.
+      data: an encoded image in one of `FORMATS`, which may be damaged or hostile.
+      channels: 1 converts the image to grey, 3 to RGB.
 
     Returns:
       [height, width, channels] uint8.
 
     Raises:
-      ValueError: as `conform`.
+      ValueError: the image is refused for one of the reasons in `conform`: it is damaged, has too
+        many pixels, or has more than 8 bits per channel.
     """
     image = _opened(data)
     with _turn(image):
@@ -103,10 +115,12 @@ def upright(data: bytes, channels: int) -> np.ndarray:
 
 
 def warn_of_range(images: np.ndarray) -> None:
-    """Warns if a batch of images looks like pixels that were not scaled for the network.
+    """Warns if the pixels of a batch do not look scaled, as networks expect, to [-1, 1].
+
+    It issues a `UserWarning` if the images are uint8, or if a value exceeds MAX_VALUE (16).
 
     Args:
-      images: [batch, height, width, channels] on the host.
+      images: [batch, height, width, channels], a NumPy array.
     """
     low, high = float(images.min()), float(images.max())
     if images.dtype == np.uint8 or max(-low, high) > MAX_VALUE:

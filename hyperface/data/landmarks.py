@@ -23,15 +23,16 @@ outside because a face can be cut off at an edge."""
 
 
 def check_landmarks(points: np.ndarray, shape: tuple[int, int]) -> None:
-    """Refuses landmarks that no face in the image can have.
+    """Raises ValueError for landmarks that no upright face in the image can have.
 
     Args:
-      points: [5, 2] the landmarks.
+      points: [5, 2] the landmarks: (x, y) in pixels of the left eye, the right eye, the nose, and
+        the left and right corner of the mouth, where left is left in the image.
       shape: (height, width) of the image.
 
     Raises:
-      ValueError: a point is not finite or far outside of the image, eyes and mouth are less than a
-        pixel apart, or left and right are swapped.
+      ValueError: a point is not finite, or outside of the image by more than a quarter of its side;
+        the eyes and the mouth are less than a pixel apart; or left and right are swapped.
     """
     points = np.asarray(points, np.float64)
     if points.shape != (5, 2) or not np.isfinite(points).all():
@@ -60,15 +61,20 @@ def check_landmarks(points: np.ndarray, shape: tuple[int, int]) -> None:
 
 
 def read_landmarks(path: Path) -> dict[str, np.ndarray]:
-    """Reads a CSV file of landmarks: image name -> landmarks [5, 2].
+    """Reads a CSV file of landmarks, with one line per face.
 
-    The first line names the columns file,lex,ley,rex,rey,nx,ny,lmx,lmy,rmx,rmy; other columns are
-    ignored. The landmarks of a photo without a face may be nan: only that image is then refused
-    when it is aligned.
+    The first line names the columns file,lex,ley,rex,rey,nx,ny,lmx,lmy,rmx,rmy: the name of the
+    image, then x and y of the left eye, the right eye, the nose, and the left and right corner of
+    the mouth. Other columns are ignored. The landmarks of a photo without a face may be nan; then
+    only this photo is rejected when it is aligned.
+
+    Returns:
+      Name in the column `file` -> landmarks [5, 2]. The second face of an image has the name
+      IMAGE#2, and so on.
 
     Raises:
-      InputError: the file is not such a CSV file, or names an image twice; the message has the
-        line.
+      InputError: the file cannot be read or has no line, a column or a number is missing, or a name
+        occurs twice. The message names the line.
     """
     landmarks: dict[str, np.ndarray] = {}
     for line, row in _rows(path):
@@ -92,7 +98,14 @@ def read_landmarks(path: Path) -> dict[str, np.ndarray]:
 
 
 def face_name(name: str, number: int) -> str:
-    """Returns the name of a face: that of the image for the first face, IMAGE#2 for the second.
+    """Returns the name of a face in a landmarks file.
+
+    The first face of an image has the name of the image, the second has the name IMAGE#2, and so
+    on.
+
+    Args:
+      name: name of the image.
+      number: number of the face in the image, from 1.
 
     Example:
       >>> face_name("a/1.jpg", 1), face_name("a/1.jpg", 2)
@@ -102,9 +115,13 @@ def face_name(name: str, number: int) -> str:
 
 
 def image_of(name: str) -> str:
-    """Returns the name of the image that shows a face; the inverse of `face_name`.
+    """Returns the name of the image that shows a face, by removing an ending such as "#2".
 
-    It is wrong for the first face of an image whose own name ends in "#2", for example.
+    It is the inverse of `face_name`, except for an image whose own name has such an ending. There
+    the ending is removed too, and the result is wrong for the first face.
+
+    Args:
+      name: name of a face, as `face_name` builds it.
     """
     return re.sub(r"#[1-9][0-9]*$", "", name)
 

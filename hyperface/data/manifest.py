@@ -13,37 +13,46 @@ LOST_PAIR = "a pair without one of its images"
 
 @dataclass(frozen=True)
 class Manifest:
-    """The content of a prepared data set and the images left out, stored as manifest.json."""
+    """The record of what a prepared data set contains and what was left out.
+
+    It is stored as manifest.json in the folder of the data set.
+    """
 
     source: str
-    """Fingerprint of the source and the options."""
+    """Fingerprint of the source's images and of the options of preparing; equal fingerprints mean
+    equal data sets."""
     kind: str
-    """Kind of the source, such as "folder"."""
+    """Kind of the source that the images came from, such as "folder" or "zip"."""
     image_shape: tuple[int, int, int]
     """[height, width, channels] of each image; all images have this shape."""
     images: dict[str, int]
     """Split -> number of images."""
     people: dict[str, list[str]]
-    """Split -> identities, in the order of the labels."""
+    """Split -> names of its people; the place of a name in the list is the person's label."""
     images_per_identity: dict[str, list[int]]
-    """Split -> number of images of each identity; 0 if all of its images were rejected."""
+    """Split -> number of stored images of each person, in the order of `people`; 0 if all images of
+    the person were rejected."""
     sha256: dict[str, str]
-    """Name of each shard's file -> its SHA-256."""
+    """Name of each file with images (shard) -> its SHA-256."""
     rejected: list[Reject]
-    """Images and pairs that could not be used, with the reasons."""
+    """Images that could not be used, and verification pairs that lost an image by that, each as
+    (name, reason)."""
     alignment: str = "of unknown alignment"
-    """How the images were aligned when they were stored."""
+    """How the images were aligned when they were stored, in words."""
     ignored: list[Reject] = field(default_factory=list)
-    """Files that are no images, and hidden folders."""
+    """Files that are no images, and hidden folders, each as (name, reason)."""
 
     @property
     def lost_pairs(self) -> list[str]:
-        """Names of the two images of each pair that was left out, as "first,second"."""
+        """Verification pairs that were left out because one of their images could not be used.
+
+        Each pair is given by the names of its two images, as "first,second".
+        """
         return [name for name, reason in self.rejected if reason == LOST_PAIR]
 
     @classmethod
     def read(cls, folder: Path) -> "Manifest":
-        """Reads the manifest in the folder of a prepared data set.
+        """Reads and checks manifest.json in the folder of a version of a prepared data set.
 
         Raises:
           InputError: there is no manifest, it is damaged, or it is a file of another program.
@@ -83,7 +92,10 @@ class Manifest:
 
     @classmethod
     def source_of(cls, folder: Path) -> str | None:
-        """Returns the fingerprint in the manifest of a folder; None if it has no valid manifest."""
+        """Returns `source`, the fingerprint, from the manifest in a folder.
+
+        It returns None if the folder has no manifest, or a damaged one.
+        """
         try:
             return cls.read(folder).source
         except InputError:

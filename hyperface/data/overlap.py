@@ -13,7 +13,7 @@ BLOCK = 4096
 
 
 class SimilarPeople(NamedTuple):
-    """A training person and a test person with similar features, and their most similar images."""
+    """A training person and a test person who may be the same person, by their features."""
 
     train_person: int
     """Label of the training person."""
@@ -22,16 +22,22 @@ class SimilarPeople(NamedTuple):
     similarity: float
     """Cosine of the two people's mean features."""
     train_image: int
-    """Row, in the training features, of the most similar image."""
+    """Of the most similar pair of images of these two people: row of the training image in the
+    training features."""
     test_image: int
-    """Row, in the test features, of the most similar image."""
+    """Row of the test image of the same pair in the test features."""
 
 
 def same_names(train_people: Iterable[str], test_people: Iterable[str]) -> list[tuple[str, str]]:
-    """Finds pairs of people whose names differ at most in case, accents, and word separators.
+    """Finds people who are probably in both sets, by their names.
 
-    A name without a letter is left out. It is a number, which stands for another person in another
-    data set.
+    Two names match if they differ at most in case, accents, and the characters between words. A
+    name without a letter is left out, since such a number stands for another person in another data
+    set.
+
+    Args:
+      train_people: names of the people in the training set.
+      test_people: names of the people in the test set.
 
     Returns:
       (training name, test name) of each pair, sorted.
@@ -62,8 +68,7 @@ def similar_people(
 ) -> list[SimilarPeople]:
     """Finds pairs of people, one from each set, whose mean features are similar.
 
-    The feature of a person is the mean of the normalised features of the person's images. The most
-    similar pair comes first.
+    The feature of a person is the mean of the normalised features of the person's images.
 
     Args:
       train_features: [images, dim], not necessarily normalised; may be a memory map.
@@ -72,7 +77,11 @@ def similar_people(
       test_labels: [images] the person of each image.
       threshold: cosine in [-1, 1]; pairs of people at least this similar are reported.
       named: (training label, test label) of pairs that are reported even if they are less similar,
-        such as people of the same name.
+        such as people of the same name. Both labels must occur in the given labels.
+
+    Returns:
+      The pairs of people whose similarity is at least `threshold`, and the named pairs, the most
+      similar pair first.
 
     Raises:
       ValueError: a feature is zero or not finite, or the threshold is not in [-1, 1].

@@ -34,25 +34,28 @@ def training_batches(
 ) -> Iterator[Batch]:
     """Yields an endless sequence of full batches, in a new random order in each epoch.
 
+    A batch is a dictionary of "images", [rows, height, width, channels] float32 in [-1, 1);
+    "labels", [rows] int32; and "mask", [rows] float32, which is 1 everywhere.
+
     The images of step k depend only on the seed and on k. So the step number is all that has to be
     stored to continue, and any number of processes and workers gives the same images. Each process
     reads its share of them.
 
     Args:
-      split: the records; labels must be in [0, split.num_classes).
-      batch_size: number of images per step, over all processes. A batch may contain the end of one
-        epoch and the start of the next.
+      split: the split to read. A crop in `split.crop` is cut out at a random place.
+      batch_size: number of images per step, over all processes; each process gets an equal share as
+        its batch. A batch may contain the end of one epoch and the start of the next.
       seed: seed of the order and the augmentation.
       mirror: whether images are flipped left to right with probability one half.
       shift: largest random shift in pixels in each direction; edge pixels are repeated.
-      start_step: the step of the first batch.
-      process: number of this process, whose share is yielded.
+      start_step: the step, counted from 0, whose batch comes first; larger to continue a run.
+      process: number of this training process, from 0, whose share is yielded.
       processes: number of processes that train together.
-      workers: number of processes that read and decode images; 0 uses threads.
+      workers: number of additional processes that read and decode images; 0 uses threads.
 
     Raises:
-      InputError: the batch cannot be divided equally among the processes, or a record cannot be
-        read.
+      InputError: the batch cannot be divided equally among the processes, a record cannot be read,
+        a label is outside [0, split.num_classes), or a worker process was killed.
     """
     if batch_size % processes:
         raise InputError(
@@ -117,18 +120,24 @@ def evaluation_batches(
     process: int = 0,
     processes: int = 1,
 ) -> Iterator[Batch]:
-    """Yields every example once, in stored order; the last batch is padded and masked.
+    """Yields every example once, in stored order, in batches of equal size.
 
-    If the split has a crop, the centre of the image is cut out. Of several processes, each yields
-    every k-th batch, and all yield equally many; the last batch of a process may be only padding.
+    A batch is a dictionary of "images", [batch_size, height, width, channels] float32 in [-1, 1);
+    "labels", [batch_size] int32; and "mask", [batch_size] float32. The mask is 1 for an example and
+    0 for a row that only fills up the last batch. If the split has a crop, the centre of the image
+    is cut out. With k processes, each yields every k-th batch. All yield equally many batches, so
+    that the last batch of a process may be only padding.
 
     Args:
-      split: the records.
-      batch_size: number of rows per batch.
-      change: a function that replaces a stored image, [height, width, channels] uint8, such as by
-        one of low resolution; None changes nothing.
-      process: number of this process, whose share is yielded.
+      split: the split to read.
+      batch_size: number of rows per batch of a process.
+      change: function from one decoded image, [height, width, channels] uint8, to one of the same
+        size, such as `resolution.degrade`; it is called before the crop. None changes nothing.
+      process: number of this process, from 0, whose share is yielded.
       processes: number of processes that evaluate together.
+
+    Raises:
+      InputError: a record cannot be read, or a label is outside [0, split.num_classes).
     """
 
     def load(example: Batch) -> Batch:
@@ -151,7 +160,14 @@ def evaluation_batches(
 
 
 def pad_batch(batch: Batch, size: int) -> Batch:
-    """Returns the batch with `size` rows: the first example is appended repeatedly, with mask 0."""
+    """Returns a batch that is filled up to `size` rows by copies of its first example.
+
+    The "mask" of the copies is 0, so that they are not counted as examples.
+
+    Args:
+      batch: dictionary of arrays with equally many rows, among them "mask".
+      size: number of rows of the result, at least that of the batch.
+    """
     missing = size - len(batch["mask"])
     padded = {
         name: np.concatenate([values, np.repeat(values[:1], missing, axis=0)])

@@ -23,44 +23,64 @@ cannot be aligned. Aligners with equal `repr` align equally; `str` describes the
 
 @dataclass(frozen=True)
 class Options:
-    """The options of preparing a data set: which images are stored, and how."""
+    """The options of preparing a data set: which images are stored, and how.
+
+    By default all images are stored as they are, and the people are divided into a training split
+    and a test split. A source that has splits of its own (such as MNIST) or verification pairs
+    accepts neither `held_out` nor `test_people`.
+    """
 
     held_out: int | Literal["all"] | None = None
-    """Number of people, from the end of the sorted list, who form the test split; "all" for a data
-    set of a test split only. None takes the number of the source or of `default_held_out`."""
+    """Size of the test split: the last `held_out` people in the source's order of people are test
+    people, and all others are training people. "all" puts everybody into the test split. None takes
+    `Source.held_out` or, if that is None too, a tenth of the people but at least 10, and nobody if
+    there are fewer than 30 people."""
     test_people: Collection[str] = ()
-    """Names of the people who form the test split, in place of `held_out`."""
+    """Names of the people who form the test split. If there are any, `held_out` is ignored."""
     keep: Collection[str] | None = None
-    """Names of the images to store; None stores all."""
+    """Names of the images to store, such as a cleaned list; all other images are left out. None
+    stores all images. A name that the source does not have is an error."""
     channels: Literal[1, 3] | None = None
-    """1 for grey images, 3 for colour; None takes the number of the source."""
+    """1 stores grey images, 3 stores RGB images; None takes `Source.channels`."""
     align: Align | None = None
-    """How the faces are aligned; None stores the images as they are."""
+    """Function (name of the image, pixels [height, width, channels] uint8) -> aligned pixels, such
+    as an `Aligner`. An image for which it raises ValueError is rejected with that reason. None
+    stores the images without alignment."""
     strict: bool = False
-    """Whether a source is refused if an image is rejected or if it is in doubt who the people are.
-    Otherwise, both are reported."""
+    """True stops with an InputError if any image is rejected, or if `Source.doubt` says that other
+    folders could be the people. False leaves rejected images out and lists them in the manifest."""
 
 
 class Shard(NamedTuple):
-    """One file of the data set, before it is written."""
+    """The plan of one shard: a file of the data set that contains a part of a split."""
 
     split: str
     """Name of the split, such as "train"."""
     file: str
-    """Name of the file."""
+    """Name of the file, such as "train.array_record-00000-of-00003"."""
     indices: np.ndarray
-    """[images] indices of its images in the source."""
+    """[images] index in the source of each image that the file will contain."""
     labels: np.ndarray
-    """[images] labels of its images."""
+    """[images] label of each of these images. Labels run from 0 without gaps within a split."""
 
 
 def planned(source: Source, options: Options) -> tuple[list[Shard], dict[str, list[str]]]:
-    """Returns (shards, people): the shards to write, and split -> names of its people by label.
+    """Divides the people among the splits, and the images of each split into shards.
 
     The images keep the order of the source, because an archive is read fastest in that order.
 
+    Args:
+      source: the images and their people.
+      options: which images are stored, and which people form the test split.
+
+    Returns:
+      (shards, people): the files to write, of at most SHARD_IMAGES images each; and a dict from the
+      name of a split to the names of its people, where the person at place k has the label k.
+
     Raises:
-      InputError: the options do not fit the source.
+      InputError: the options name people or images that the source does not have, hold out too many
+        people, or do not fit a source with splits or pairs of its own; or `strict` is on and the
+        source has a `doubt`.
     """
     if options.strict and source.doubt:
         raise InputError(
@@ -106,9 +126,11 @@ def _present(source: Source, options: Options) -> tuple[np.ndarray, np.ndarray]:
 
 
 def default_held_out(source: Source, options: Options) -> int | None:
-    """Returns the default number of people who form the test split, and are not trained on.
+    """Returns the number of test people that is taken if nobody says which people are tested.
 
-    It returns None if the source or the options determine the test split.
+    It is a tenth of the people who have a stored image, but at least FEWEST_HELD_OUT (10); or 0 if
+    there are fewer than FEWEST_PEOPLE (30) people. It is None if the source (by its splits, pairs
+    or `held_out`) or the options (by `held_out` or `test_people`) determine the test split.
     """
     chosen = source.held_out is not None or options.held_out is not None or options.test_people
     if chosen or source.splits is not None or source.pairs is not None:
@@ -163,12 +185,15 @@ def _people_of_splits(source: Source, options: Options, present: np.ndarray) -> 
 
 
 def alignment(options: Options) -> str:
-    """Describes in words how the images are aligned."""
+    """Returns how the images are aligned, in words, such as "as they came" without alignment."""
     return "as they came" if options.align is None else str(options.align)
 
 
 def fingerprint(source: Source, options: Options) -> str:
-    """Returns an id of the source and the options; equal ids mean equal data sets."""
+    """Returns an id, 16 hexadecimal digits, of a source's images and the options of storing them.
+
+    Equal ids mean that the prepared data sets are equal. `Options.strict` is not part of the id.
+    """
     chosen = {
         "held_out": default_held_out(source, options) or options.held_out,
         "test_people": sorted(options.test_people),

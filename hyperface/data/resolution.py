@@ -11,7 +11,10 @@ FACTORS = (4, 16, 25, 36, 64)
 
 
 def degrade(pixels: np.ndarray, factor: float) -> np.ndarray:
-    """Returns an image of the same size with the detail of `factor` times fewer pixels.
+    """Returns an image of the same size, but only with the detail of a smaller image.
+
+    It shows how an image of low resolution looks to a network. The smaller image has `factor` times
+    fewer pixels.
 
     The image is reduced with a bicubic filter that smooths first, and enlarged again with a bicubic
     filter. The sides of the small image are rounded: 112 x 96 becomes 22 x 19 at factor 25.

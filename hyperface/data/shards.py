@@ -36,7 +36,10 @@ Shape = tuple[int, int, int]
 
 
 class MixedSizes(InputError):
-    """The error for a source whose images have many sizes and are not aligned to one."""
+    """The error for images of many sizes that `Options.align` does not bring to one size.
+
+    They are probably photos in which the faces must be found first. Nothing has been written.
+    """
 
 
 def write(
@@ -47,19 +50,22 @@ def write(
     folder: Path,
     report: Callable[[int], None],
 ) -> dict[str, Any]:
-    """Writes one shard of a data set.
+    """Checks the images of a shard and writes them into one file of a data set.
+
+    An image that cannot be used, or has another shape, is left out and listed as rejected.
 
     Args:
       source: the images.
-      shard: the images of the shard, and its name.
-      options: how the images are stored.
-      shape: the shape that all images must have.
+      shard: the plan of the file: its name, and its images with their labels.
+      options: how the images are stored: number of channels and alignment.
+      shape: (height, width, channels) that each stored image must have.
       folder: folder that receives the file.
-      report: called from time to time with the number of finished images.
+      report: called after every 100 images with the number of finished images of this shard.
 
     Returns:
-      The journal of the shard, as values for JSON: the number of images, in total and per label,
-      the rejected images with reasons, the shape, and the SHA-256 of the file.
+      The journal of the shard, a dict that can be stored as JSON: "images", the number of stored
+      images; "labels", label -> number of images; "rejected", a list of (name, reason); "shape";
+      and "sha256" of the file.
 
     Raises:
       OSError: the file cannot be written.
@@ -192,11 +198,19 @@ def _conformed(
 
 
 def majority_shape(source: Source, plan: Sequence[Shard], options: Options) -> Shape:
-    """Returns the shape that most readable images have in an evenly spaced sample.
+    """Returns the shape (height, width, channels) that most images of a sample have.
+
+    The sample has 64 evenly spaced images of the plan. Images that cannot be read do not count.
+
+    Args:
+      source: the images.
+      plan: the shards to be written, which name the images.
+      options: how the images are stored; the shape is that after the alignment.
 
     Raises:
-      MixedSizes: many images of the sample have other sizes, so they are probably raw photos.
-      InputError: no image is readable.
+      MixedSizes: more than a tenth of the readable images have another shape, so that they are
+        probably photos that were not aligned.
+      InputError: no image of the plan is readable.
     """
     votes, rejected = collections.Counter(), []
     indices = np.concatenate([shard.indices for shard in plan])
@@ -226,7 +240,12 @@ def majority_shape(source: Source, plan: Sequence[Shard], options: Options) -> S
 
 
 def features(shape: Shape, people: int) -> tfds.features.FeaturesDict:
-    """Returns the TFDS features of a record: encoded image, label and name."""
+    """Returns TFDS's description of a record: "image" (encoded), "label" and "name".
+
+    Args:
+      shape: (height, width, channels) of the images.
+      people: number of classes; labels are in [0, people).
+    """
     return tfds.features.FeaturesDict(
         {
             "image": tfds.features.Image(shape=shape, encoding_format="png"),
@@ -237,11 +256,12 @@ def features(shape: Shape, people: int) -> tfds.features.FeaturesDict:
 
 
 def refused(rejected: Sequence[Reject], what: str = "") -> InputError:
-    """Returns the error for a source whose images cannot be used.
+    """Returns, for the caller to raise, the error for a source whose images cannot be used.
 
     Args:
-      rejected: the rejected images, of which the message names some.
-      what: what was found instead of readable images; by default the number of rejected ones.
+      rejected: the rejected images; the message names the first five with their reasons.
+      what: what was found instead of readable images, such as "none in the split 'test'". With ""
+        the message gives the number of rejected images, and says that `--strict` can be left out.
     """
     shown = "; ".join(f"{name}: {reason}" for name, reason in rejected[:5])
     listed = (

@@ -42,21 +42,27 @@ def prepare(
 ) -> Path:
     """Writes a source as a data set, unless the same data set is there already.
 
+    A killed call can be repeated: it continues after the last complete file. Readers see either the
+    complete data set or none.
+
     Args:
       source: the images.
-      folder: the folder of the data set, which has its name; each version is a folder inside.
-      options: which images are stored, and how.
-      replace: whether an existing data set is prepared again. The old version is removed only after
-        the new one is complete.
-      progress: called from time to time, from this thread.
+      folder: the folder of the data set. Its name is the name of the data set, and it contains one
+        folder per version, such as 1.0.0.
+      options: which images are stored, how, and who the test people are.
+      replace: True prepares an existing data set again, as a new version. The old version is
+        removed only after the new one is complete. False returns an existing data set of the same
+        source and options, and raises an error for one of others.
+      progress: called, in the thread of the caller, with (number of finished images, number of all
+        images).
 
     Returns:
-      The folder of the version.
+      The folder of the version that has the images.
 
     Raises:
       InputError: the folder has a data set of other files or options, cannot be written, or is in
-        use by another process; the options do not fit the source; no image of a split is readable;
-        or an image was rejected and `strict` is on.
+        use by another process; the options do not fit the source; the images have many sizes; no
+        image of a split is readable; or an image was rejected and `options.strict` is on.
     """
     plan, people = planned(source, options)
     key = fingerprint(source, options)

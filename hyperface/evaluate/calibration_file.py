@@ -31,28 +31,37 @@ _LIMITS = ("measured_far_low", "measured_far_high")
 
 @dataclass(frozen=True)
 class StoredCalibration:
-    """The calibration of a network, with a description of the pairs that it was fitted on."""
+    """The calibration of a network, with a description of the pairs that it was fitted on.
+
+    A calibration turns the cosine of two features into a decision (by thresholds) and into a
+    probability that both images show one person. This is the content of the file calibration.json.
+    """
 
     model: str
-    """Digest of the network's weights."""
+    """Digest of the network's weights. It shows which network the thresholds belong to."""
     mirror: str
-    """How the features of image and mirror image were merged, one of `MIRROR_STEPS`."""
+    """How the features of image and mirror image were merged: "none", "sum", "max" or "concat"."""
     protocol: str
     """The procedure of the evaluation, in words."""
     num_same: int
-    """Number of same pairs that it was fitted on."""
+    """Number of pairs of one person that the calibration was fitted on."""
     num_different: int
-    """Number of different pairs that it was fitted on."""
+    """Number of pairs of two people that the calibration was fitted on."""
     points: tuple[OperatingPoint, ...]
-    """One operating point per false-accept rate, with falling rates."""
+    """One operating point (the thresholds and measured rates) per requested false-accept rate, the
+    highest rate first."""
     logistic: Logistic
-    """Slope and offset of the log-likelihood ratio."""
+    """Slope and offset of the log-likelihood ratio of "same person", slope * cosine + offset."""
 
     def point(self, far: float) -> OperatingPoint:
-        """Returns the operating point of a false-accept rate, or of the next lower rate.
+        """Returns the operating point (thresholds) of the highest stored rate up to `far`.
+
+        Args:
+          far: the false-accept rate that is wanted. If it is not stored, the next lower rate is
+            taken, which is stricter.
 
         Raises:
-          InputError: the calibration has no rate that low.
+          InputError: all stored rates are above `far`.
         """
         # The tolerance accepts a rate that differs from the stored one by rounding.
         found = [point for point in self.points if point.far <= far * (1 + 1e-9)]
@@ -87,12 +96,14 @@ class StoredCalibration:
 
 
 def store(found: Calibration, *, model: str, mirror: str, protocol: str) -> StoredCalibration:
-    """Returns the calibration in the form of the file.
+    """Returns the part of a calibration that is stored in the file; nothing is written yet.
+
+    The isotonic calibration and the quality of the probabilities are not stored.
 
     Args:
       found: the calibration that a protocol has fitted.
       model: digest of the network's weights.
-      mirror: how the features of image and mirror image were merged, one of `MIRROR_STEPS`.
+      mirror: how features of image and mirror image were merged: "none", "sum", "max" or "concat".
       protocol: the procedure of the evaluation, in words.
     """
     return StoredCalibration(
@@ -107,24 +118,25 @@ def store(found: Calibration, *, model: str, mirror: str, protocol: str) -> Stor
 
 
 def read_calibration(path: Path) -> StoredCalibration:
-    """Reads a calibration file.
+    """Reads a calibration file, the JSON text of `StoredCalibration.to_text`.
 
     Raises:
-      InputError: the file is missing or damaged, or is not a calibration.
+      InputError: the file is missing or damaged, has more than `LARGEST` bytes (1 MiB), or is not a
+        calibration.
     """
     return from_dict(read_json(path, LARGEST), str(path))
 
 
 def from_dict(record: dict[str, Any], origin: str) -> StoredCalibration:
-    """Returns the calibration of a dictionary from `StoredCalibration.to_dict`.
+    """Checks a dictionary as `StoredCalibration.to_dict` returns it, and restores the calibration.
 
     Args:
-      record: the content of the file.
-      origin: name of the file, for messages.
+      record: the content of the file, which may be damaged or come from another program.
+      origin: name of the file, for error messages.
 
     Raises:
-      InputError: the record has another format or version, or a value is missing or has another
-        type.
+      InputError: the record has another format or version, has no threshold, or has a value that is
+        missing, not finite or of another type.
     """
     kind = record.get("format"), record.get("version")
     if kind != (FORMAT, VERSION):

@@ -14,18 +14,18 @@ def nearest_agent_accuracy(
     scale: float = 1.0,
     bias: np.ndarray | None = None,
 ) -> float:
-    """Returns the share of examples whose class has the highest logit (NormFace, Eq. 2).
+    """Returns the share of examples whose own class has the highest logit (NormFace, Eq. 2).
 
-    The logits are those of `losses.softmax` with the same options. Without a bias, `scale` and the
+    The logit of a class is scale * (feature . class weight) + bias, with the vectors normalised as
+    `normalize` says; `losses.softmax` computes the same logits. Without a bias, `scale` and the
     normalisation of features do not change which class has the highest logit.
 
     Args:
       features: [examples, dim].
       agents: [classes, dim] class weights, the rows of the classification matrix.
-      labels: [examples] class ids.
-      normalize: which sides of a similarity are scaled to unit length: "both", "features", "agents"
-        or "none".
-      scale: factor of the similarities.
+      labels: [examples] class ids, the rows of `agents`.
+      normalize: which vectors are scaled to unit length: "features", "agents", "both" or "none".
+      scale: factor of the inner products.
       bias: [classes], added to the logits; None adds nothing.
     """
     if normalize in ("both", "features"):

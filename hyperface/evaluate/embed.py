@@ -28,33 +28,35 @@ PIXEL_STEP = "(pixel - 127.5) / 128"
 
 
 class Devices:
-    """The devices that compute a split's features: this class is one device, `AllDevices` all.
+    """The devices that compute a split's features, and how data is moved to and from them.
 
-    With several processes, each of them calls the same methods in the same order.
+    This class uses the default device of one process. Its subclass `AllDevices` uses all devices of
+    all processes. With several processes, each of them calls the same methods in the same order.
     """
 
     num_local: int = 1
-    """Number of devices of this process. The batch size is a multiple of it."""
+    """Number of devices of this process. The caller makes the batch size a multiple of it, so that
+    a batch can be divided evenly."""
     process: int = 0
     """Number of this process, from 0."""
     processes: int = 1
     """Number of processes."""
 
     def put(self, tree: Any) -> Any:
-        """Returns the parameters, replicated on each device of this process."""
+        """Returns a pytree of parameters on the default device."""
         # Through the host, since the parameters may have any sharding.
         return jax.device_put(jax.device_get(tree))
 
     def split(self, images: np.ndarray) -> Images:
-        """Returns a batch, split over the devices of this process."""
+        """Returns a batch of images on the default device, as a whole."""
         return jnp.asarray(images)
 
     def gather(self, tree: Any) -> Any:
-        """Returns the arrays of all processes on the host, joined in the order of the processes."""
+        """Returns a pytree of arrays on the host. With one process, nothing has to be joined."""
         return jax.device_get(tree)
 
     def whole(self, tree: Any) -> Any:
-        """Returns whole arrays on the host, from arrays that may be split over all devices."""
+        """Returns a pytree of whole NumPy arrays, even if the given arrays are sharded."""
         return jax.device_get(tree)
 
 
@@ -65,7 +67,8 @@ class Embeddings(NamedTuple):
     """The features of a split, in the order in which its examples are stored."""
 
     features: np.ndarray
-    """[examples, dim] float32, merged with those of the mirror images and not normalised."""
+    """[examples, dim] float32. Each feature is merged with that of the mirror image (unless the
+    merge is "none"), and is not normalised. "concat" doubles dim."""
     norms: np.ndarray
     """[examples] norm of the feature of the image itself, before the merge."""
     labels: np.ndarray
@@ -75,7 +78,16 @@ class Embeddings(NamedTuple):
 def embedder(
     apply: Callable[[Any, jax.Array], jax.Array], mirror: Mirror = "sum"
 ) -> Callable[[Any, Images], tuple[jax.Array, jax.Array]]:
-    """Returns the function of `merged`, jitted with this library's compiler options."""
+    """Returns a jitted function (parameters, images) -> (features, norms) for `embed_split`.
+
+    It is the function that `merged` returns, compiled with this library's compiler options.
+
+    Args:
+      apply: function (parameters, images [batch, height, width, channels]) -> features
+        [batch, dim].
+      mirror: how the features of an image and of its mirror image are merged: "none" (no mirror
+        image), "sum", "max" (element-wise) or "concat".
+    """
     return jax.jit(merged(apply, mirror), compiler_options=compiler.options())
 
 
@@ -121,17 +133,17 @@ def embed_split(
     batches: Iterable[dict[str, np.ndarray]],
     devices: Devices = ONE_DEVICE,
 ) -> Embeddings:
-    """Computes the features of all batches of a split, without the padding.
+    """Computes the features of all examples of a split; rows that only pad a batch are left out.
 
-    With several processes each of them returns the features of all batches, equal to those that one
-    process would compute.
+    With several processes, each process passes its own share of the batches. Each of them returns
+    the features of all examples, equal to those that one process would compute.
 
     Args:
-      embed: the jitted function of `embedder`. All batches have the same shape, so it compiles
-        once.
+      embed: function (parameters, images) -> (features, norms), as `embedder` returns it. All
+        batches have the same shape, so it compiles once.
       params: the parameters of the network.
-      batches: dictionaries of "images", "labels" and "mask", as `evaluation_batches` yields them;
-        with several processes, each gets its own share.
+      batches: dictionaries, as `evaluation_batches` yields them, of "images" [batch, height, width,
+        channels], "labels" [batch] and "mask" [batch], which is 1 for an example and 0 for padding.
       devices: the devices that embed the batches.
     """
     parts, params = [], devices.put(params)
@@ -155,18 +167,26 @@ class AllDevices(Devices):
         self.process, self.processes = jax.process_index(), jax.process_count()
 
     def put(self, tree: Any) -> Any:
-        """Returns the parameters, replicated on each device of this process."""
+        """Returns a pytree of parameters, replicated on each device of this process."""
         return mesh.put_whole(jax.device_get(tree))
 
     def split(self, images: np.ndarray) -> Images:
-        """Returns a batch, split over the devices of this process."""
+        """Returns a batch of images whose rows are divided among the devices of this process."""
         return mesh.split_rows(images)
 
     def gather(self, tree: Any) -> Any:
-        """Returns the arrays of all processes on the host, joined in the order of the processes."""
+        """Returns the rows of all processes on the host, joined in the order of the processes.
+
+        Args:
+          tree: pytree of arrays, in which each process has rows of its own.
+        """
         # Each process has arrays of its own here, where `whole` gets shards of one array.
         return multihost_utils.process_allgather(jax.device_get(tree), tiled=True)
 
     def whole(self, tree: Any) -> Any:
-        """Returns whole arrays on the host, from arrays that may be split over all devices."""
+        """Returns whole arrays on the host.
+
+        Args:
+          tree: pytree of global arrays, which may be sharded over the devices of all processes.
+        """
         return multihost_utils.process_allgather(tree, tiled=True)

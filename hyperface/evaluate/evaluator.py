@@ -30,25 +30,30 @@ from hyperface.protocols.pair_rules import ACCURACY_STEP
 
 @dataclass(frozen=True)
 class Result:
-    """The scores of one method on a test split.
+    """The result of one network (or of the raw pixels) on the test split of an experiment.
 
-    With several processes only the first process scores. The results of the others have only
-    `embeddings`.
+    Either `verification` or `accuracy` is set, depending on the protocol of the experiment. With
+    several processes, only the first process computes scores: in the results of the other processes
+    both are None and `steps` is empty.
     """
 
     embeddings: Embeddings
+    """The features, feature norms and labels of all test images, in all processes."""
     verification: Verification | None = None
-    """The scores of the verification protocol; None for the classification protocol."""
+    """Result of the verification protocol: k-fold accuracy, TAR at FAR and ROC curve over all pairs
+    of test images. None for the classification protocol."""
     accuracy: float | None = None
-    """The accuracy of the classification protocol; None for the verification protocol."""
+    """Result of the classification protocol: the share of test images, in [0, 1], whose own class
+    has the highest logit. None for the verification protocol."""
     steps: tuple[str, ...] = ()
-    """The procedure: one sentence per step of the evaluation."""
+    """What was done, for the report: one sentence per step of the evaluation."""
 
     def figures(self) -> dict[str, float]:
-        """Returns the values of a results table by name, as shares in [0, 1].
+        """Returns the scores for a results table: name -> share in [0, 1].
 
-        The names are "accuracy" and, for verification, "accuracy_standard_error" and one such as
-        "tar_at_far_0.01" per false accept rate.
+        The names are "accuracy" and, for verification, also "accuracy_standard_error" and one name
+        such as "tar_at_far_0.01" (true accept rate) per false accept rate. Call it only in the
+        first process, the only one that has scores.
         """
         if self.verification is None:
             # Only the process that scores calls this, and it has one of the two scores.
@@ -65,14 +70,19 @@ def evaluate_network(
     data_dir: Path,
     devices: Devices = ONE_DEVICE,
 ) -> Result:
-    """Scores a network by the experiment's protocol on its test split.
+    """Scores a network by the protocol of an experiment on the experiment's test split.
+
+    The protocol is "verification" (are two images of one person?) or "classification" (which class
+    has the highest logit?).
 
     Args:
-      experiment: the experiment, which names the split, the protocol and the mirror merge.
-      network: a linen module with a method `embed`.
-      variables: the network's "params", and its "batch_stats" if it has any.
+      experiment: the settings. They name the test split, the protocol, and how features of image
+        and mirror image are merged.
+      network: a linen module with a method `embed`, images -> features.
+      variables: the network's collections: "params", and "batch_stats" if it has any.
       data_dir: the folder of prepared data sets.
-      devices: the devices that embed the images. All processes must call this function.
+      devices: the devices that compute the features. With `AllDevices`, all processes must call
+        this function, and only the first of them gets scores.
     """
     embed = embedder(
         lambda variables, images: network.apply(variables, images, method="embed"),
@@ -115,10 +125,15 @@ def evaluate_network(
 
 
 def check_scorable(experiment: Experiment, data_dir: Path) -> None:
-    """Checks, before a training starts, that the protocol can score the test split at its end.
+    """Checks before a training that the experiment's protocol can score the test split after it.
+
+    Args:
+      experiment: the settings, which name the test split, the protocol and the number of folds.
+      data_dir: the folder of prepared data sets.
 
     Raises:
-      InputError: there is no test split, or it has too few pairs for the folds.
+      InputError: there is no test split; or, for verification, it has fewer same pairs or fewer
+        different pairs than folds.
     """
     data = experiment.data
     split = open_experiment_split(data, "test", data_dir)
@@ -138,10 +153,13 @@ def evaluate_pixels(
 ) -> Result:
     """Scores verification by the cosine of raw pixels, a baseline that every network must beat.
 
+    It runs the verification protocol, whatever the experiment's own protocol is.
+
     Args:
-      experiment: the experiment, which names the split and the folds.
+      experiment: the settings, which name the test split and the number of folds.
       data_dir: the folder of prepared data sets.
-      devices: as in `evaluate_network`.
+      devices: the devices that the images pass through. With `AllDevices`, all processes must
+        call this function, and only the first of them gets scores.
     """
     embed = embedder(lambda _, images: images.reshape(images.shape[0], -1), "none")
     embeddings, images = _embedded(experiment, embed, None, data_dir, devices)

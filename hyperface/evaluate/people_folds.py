@@ -17,13 +17,18 @@ from hyperface.metrics.verification import best_threshold
 
 
 class PeopleFolds(NamedTuple):
-    """The scores of one method on all people. The pairs are those within each group."""
+    """The verification scores of one method on all people of a small data set.
+
+    The people are divided into groups. One network per group is trained on all other groups, and
+    scores all pairs of images within its group. `pairs` below are the pairs of all groups, one
+    group after the other.
+    """
 
     groups: list[Result]
-    """The result of each group's network on its group."""
+    """For each group, the result of the network that was trained without it."""
     right: np.ndarray
-    """[pairs] bool, True where the decision is right. The threshold of each group is the one of
-    highest accuracy on the other groups."""
+    """[pairs] bool, True where the decision about the pair is correct. The threshold of each group
+    is the one of highest accuracy on the other groups."""
     same: np.ndarray
     """[pairs] bool, True where both images show the same person."""
     first: np.ndarray
@@ -35,9 +40,10 @@ class PeopleFolds(NamedTuple):
 
     @property
     def accuracy(self) -> Difference:
-        """The accuracy in percent, with its standard error and confidence interval over people.
+        """The accuracy in percent as `value`, with standard error and 95 % interval over people.
 
-        Same and different pairs have equal weight, so that guessing scores 50.
+        It is a `Difference` to a method that is always wrong, whose accuracy is 0. Same pairs
+        together weigh as much as different pairs together, so that guessing scores 50.
         """
         # The difference to a method that is always wrong is the accuracy itself.
         nothing = np.zeros_like(self.right)[None]
@@ -45,24 +51,28 @@ class PeopleFolds(NamedTuple):
 
     @property
     def equal_error_rate(self) -> float:
-        """The equal error rate as a share, the mean over the groups.
+        """The mean over the groups of the equal error rate, as a share in [0, 1].
 
-        It is the rate at which the false-reject rate equals the false-accept rate.
+        The equal error rate is the error at the threshold where the false-reject rate equals the
+        false-accept rate.
         """
         # Per group, since scores of different networks have no threshold in common.
         return float(np.mean([eer(curve) for curve in self.curves]))
 
     def above(self, other: "PeopleFolds") -> Difference:
-        """Returns the accuracy minus another method's, in percentage points.
+        """Returns this method's accuracy minus that of another method, in percentage points.
 
-        Its standard error and confidence interval are over people.
+        The result has a standard error and a 95 % interval, from resampling the people.
+
+        Args:
+          other: the scores of the other method, on the same people, images and groups.
         """
         return difference_of_accuracies(
             self.right[None], other.right[None], self.first, self.second
         )
 
     def figures(self) -> dict[str, float]:
-        """Returns the values of a results table by name, as shares in [0, 1].
+        """Returns the scores for a results table: name -> share in [0, 1].
 
         The names are "accuracy", "accuracy_standard_error" and "equal_error_rate".
         """
@@ -77,11 +87,18 @@ class PeopleFolds(NamedTuple):
 def put_together(groups: Sequence[Result]) -> PeopleFolds:
     """Combines the results of all groups of people into the scores of one method.
 
+    The threshold for each group is chosen on the pairs of all other groups.
+
     Args:
+<<<<<<< HEAD
       groups: the verification result of each group's network on its group; at least two groups.
 
     Raises:
       ValueError: a group has no verification result.
+=======
+      groups: one verification result per group of people, at least two. Each is that of the network
+        that was trained without this group, scored on this group.
+>>>>>>> lc
     """
     verified = [v for result in groups if (v := result.verification) is not None]
     # Groups are told apart by their position, which one without pairs would shift.

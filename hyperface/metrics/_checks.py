@@ -84,7 +84,7 @@ def unit_rows(features: Features) -> Features:
 
 
 def checked_columns(**columns: np.ndarray) -> list[np.ndarray]:
-    """Returns the columns as one-dimensional arrays of equal length, in the order of the arguments.
+    """Returns columns of a table as one-dimensional arrays, in the order of the arguments.
 
     Args:
       columns: one array per column; the keyword is the column's name in error messages.
@@ -105,7 +105,10 @@ def checked_columns(**columns: np.ndarray) -> list[np.ndarray]:
 
 
 def checked_same(same: ArrayLike) -> Same:
-    """Returns `same` as an array of bool.
+    """Returns `same` as an array of bool, in the same shape.
+
+    Args:
+      same: whether both images of each pair show one person: bools, or the numbers 0 and 1.
 
     Raises:
       ValueError: the values are neither bools nor the numbers 0 and 1. Text is not accepted, since
@@ -139,10 +142,12 @@ def checked_rows(index: np.ndarray, rows: int, name: str) -> None:
 
 
 def positions(ids: np.ndarray, wanted: np.ndarray, name: str) -> np.ndarray:
-    """Returns the position of each wanted id in a sorted array of ids.
+    """Returns the position of each wanted id in a sorted array of ids, in the shape of `wanted`.
+
+    It finds, for example, the rows of the features of listed images.
 
     Args:
-      ids: [ids] distinct ids in rising order.
+      ids: [ids] distinct ids in rising order; row i of the features belongs to ids[i].
       wanted: ids to look up, of any shape.
       name: what an id stands for in the error message, such as "image".
 
@@ -163,11 +168,13 @@ def positions(ids: np.ndarray, wanted: np.ndarray, name: str) -> np.ndarray:
 def checked_folds(
     same: np.ndarray, fold: np.ndarray, tested: Sequence[int] | None = None
 ) -> np.ndarray:
-    """Returns the ids of the folds that are tested, in rising order.
+    """Returns the ids of the folds that are tested, in rising order, after checks.
+
+    A fold is a group of pairs. It is tested with a threshold that is chosen on all other folds.
 
     Args:
       same: [pairs] bool, True where both images show one person.
-      fold: [pairs] fold id of each pair.
+      fold: [pairs] id of the fold of each pair.
       tested: ids of the folds to test; None tests all folds.
 
     Raises:
@@ -188,7 +195,9 @@ def checked_folds(
 
 
 def check_both_kinds(same: np.ndarray, where: str) -> None:
-    """Raises ValueError if all pairs are same pairs, or all are different pairs.
+    """Raises ValueError if all pairs show one person each, or all show two people each.
+
+    Rates of errors need pairs of both kinds.
 
     Args:
       same: [pairs] bool, True where both images show one person.

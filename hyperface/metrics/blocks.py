@@ -10,18 +10,18 @@ import numpy as np
 
 
 class Block(NamedTuple):
-    """A block of a gallery: the features of some images, and their positions."""
+    """Some images of a gallery (the images that are searched): their features and positions."""
 
     features: np.ndarray
-    """[rows, dim] float32."""
+    """[rows, dim] float32 features of any length."""
     where: np.ndarray
-    """[rows] position of each image in the whole gallery."""
+    """[rows] position of each image in the whole gallery, where left-out images count too."""
 
     def check_norms(self, norms: np.ndarray) -> None:
-        """Raises ValueError if a feature is zero or not finite.
+        """Raises ValueError, with the position in the gallery, if a feature is zero or not finite.
 
         Args:
-          norms: [rows] length of each feature of this block.
+          norms: [rows] length of each feature of this block, which the caller has computed.
         """
         # Written so that NaN, which compares as false, is bad too.
         bad = np.flatnonzero(~(np.isfinite(norms) & (norms > 0)))
@@ -33,10 +33,12 @@ class Block(NamedTuple):
 
 
 class Gallery:
-    """A gallery: one array of features, which may be memory-mapped, or a sequence of arrays.
+    """The features of the images that are searched (the gallery), read block by block.
+
+    The attribute `size` is the number of images that are kept.
 
     Args:
-      features: [images, dim] or a sequence of such arrays.
+      features: an array [images, dim], which may be memory-mapped, or a sequence of such arrays.
       dim: the dimension that the features must have.
       keep: [images] bool over all arrays, False for images that are left out; None keeps all.
 
@@ -65,7 +67,12 @@ class Gallery:
             raise ValueError(f"expected distractors, found none kept of {total}")
 
     def blocks(self, rows: int) -> Iterator[Block]:
-        """Yields the kept images in blocks of at most `rows` images, with features in float32."""
+        """Yields the kept images, in order, in blocks of at most `rows` images.
+
+        Args:
+          rows: number of images that are read at a time. Images that are left out are removed
+            afterwards, so that blocks can be smaller.
+        """
         offset = 0
         for part in self._parts:
             for start in range(0, len(part), rows):
@@ -80,15 +87,15 @@ class Gallery:
 
 
 def checked_mask(keep: np.ndarray | None, size: int, name: str) -> np.ndarray:
-    """Returns the mask of the kept items as an array [size] of bool; None keeps all items.
+    """Returns an array [size] of bool that is True for each item to keep, after checks.
 
     Args:
-      keep: [size] bool, or None.
+      keep: [size] bool, False for items that are left out; None keeps all items.
       size: number of items.
-      name: what the items are called in the error message, which names the mask `keep_NAME`.
+      name: what the items are, such as "probes"; the error message calls the mask "keep_probes".
 
     Raises:
-      ValueError: the mask has another shape or type.
+      ValueError: the mask has another shape, or values other than bools.
     """
     if keep is None:
         return np.ones(size, bool)

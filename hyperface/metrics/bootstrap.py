@@ -41,12 +41,15 @@ if the score is undefined, for example because the resample contains no same pai
 
 
 class Interval(NamedTuple):
-    """A percentile interval of one score."""
+    """A confidence interval of one score, from resamples of the test people."""
 
     low: float
+    """Lower end: for level 0.95, the 2.5 % quantile of `draws`, NaN left out."""
     high: float
+    """Upper end: for level 0.95, the 97.5 % quantile of `draws`, NaN left out."""
     draws: np.ndarray
-    """[draws] score of each resample; NaN if it has no same pairs or no different pairs."""
+    """[draws] score of each resample; NaN if the score is undefined for it, for example because it
+    has no same pairs or no different pairs."""
 
 
 def bootstrap_people(
@@ -59,7 +62,7 @@ def bootstrap_people(
     seed: int = 0,
     progress: Progress | None = None,
 ) -> Interval:
-    """Returns the interval of a score over resamples of the people in a test set.
+    """Returns a confidence interval of a score, by resampling the people in a test set.
 
     Each resample draws as many people as there are, with replacement, and takes the pairs that they
     form. The pairs of a person who is drawn twice are taken twice. Pairs of two people are taken as
@@ -67,10 +70,11 @@ def bootstrap_people(
     one by one, they would look independent, and the intervals would be far too narrow.
 
     Args:
-      statistic: function from the number of times that each pair is taken, [pairs], to the score.
-      first: [pairs] person on one side of each pair.
-      second: [pairs] person on the other side; the same one for a genuine pair, or for a single
-        image.
+      statistic: function that computes the score of one resample. Its argument, [pairs] whole
+        numbers, tells how often each pair is taken. It returns NaN if the score is undefined.
+      first: [pairs] person in one image of each pair, as a number or a name.
+      second: [pairs] person in the other image; equal to `first` for a pair of one person. For a
+        score over single images, pass the person of each image as both.
       draws: number of resamples.
       level: share of the draws that the interval contains, in (0, 1).
       seed: seed of the draws.
@@ -102,18 +106,26 @@ def bootstrap_figures(
     seed: int = 0,
     progress: Progress | None = None,
 ) -> dict[str, Interval]:
-    """Returns the intervals of several scores of the same pairs, on the same draws.
+    """Returns confidence intervals of several scores, all from the same resamples of the people.
 
-    The scores of one draw belong to the same resample, so that they can be compared.
+    `draws[i]` of all intervals belongs to the same resample, so that scores can be compared draw by
+    draw. How people and pairs are resampled is described in `bootstrap_people`.
 
     Args:
-      statistics: score name -> statistic. All other arguments are those of `bootstrap_people`.
+      statistics: name of the score -> function that computes it for one resample, from how often
+        each pair is taken, [pairs] whole numbers. It returns NaN if the score is undefined.
+      first: [pairs] person in one image of each pair.
+      second: [pairs] person in the other image; equal to `first` for a pair of one person.
+      draws: number of resamples.
+      level: share of the draws that each interval contains, in (0, 1).
+      seed: seed of the draws.
+      progress: called with (number of finished draws, number of all draws).
 
     Returns:
       The interval of each score, under the names in `statistics`.
 
     Raises:
-      ValueError: as `bootstrap_people`.
+      ValueError: shapes differ, there are fewer than two people, or a score is NaN in all draws.
     """
     first, second = np.asarray(first), np.asarray(second)
     if first.ndim != 1 or first.shape != second.shape:
@@ -152,17 +164,19 @@ def _interval(scores: np.ndarray, level: float) -> Interval:
 def resampled_tar(
     scores: ArrayLike, same: ArrayLike, far: float, *, rule: Rule = "strict"
 ) -> Statistic:
-    """Returns a function that computes the true accept rate from how often each pair is resampled.
+    """Returns a function that computes the true accept rate of a resample at a false accept rate.
 
     Args:
       scores: [pairs] similarities.
       same: [pairs] bool, True where both images show one person.
-      far: false accept rate, in [0, 1].
-      rule: the threshold rule, as in `impostor_threshold`.
+      far: false accept rate, in [0, 1]. Each resample gets its own threshold for this rate.
+      rule: "strict" refuses different pairs that tie at the threshold, so that the measured FAR
+        never exceeds `far`; "blufr" accepts them (see `impostor_threshold`).
 
     Returns:
-      A statistic for `bootstrap_people`. It takes the number of times that each pair occurs in a
-      resample, and returns the `tar_at_far` of that resample.
+      A function for `bootstrap_people`. Its argument, [pairs] whole numbers, tells how often each
+      pair occurs in a resample. It returns the true accept rate, or NaN if the resample has no same
+      pairs or no different pairs.
 
     Example:
       >>> tar = resampled_tar([0.9, 0.8, 0.3, 0.1], [True, False, True, False], 0.0)
@@ -194,14 +208,19 @@ def resampled_tar(
 
 
 def resampled_share(hits: ArrayLike, among: ArrayLike) -> Statistic:
-    """Returns a function that computes a share of pairs from how often each pair is resampled.
+    """Returns a function that computes the share of hits among some pairs of a resample.
+
+    With a fixed threshold, it gives a false accept rate: hits are the accepted pairs, and `among`
+    are the different pairs.
 
     Args:
-      hits: [pairs] bool that is counted, such as whether a pair is accepted at a fixed threshold.
+      hits: [pairs] bool, True for the pairs that are counted.
       among: [pairs] bool, True for the pairs of which the share is computed.
 
     Returns:
-      A statistic for `bootstrap_people`: the share of the pairs in `among` that are hits.
+      A function for `bootstrap_people`. Its argument, [pairs] whole numbers, tells how often each
+      pair occurs in a resample. It returns the share of the pairs in `among` that are hits, or NaN
+      if the resample has no pair in `among`.
 
     Example:
       >>> far = resampled_share([True, True, False], [False, True, True])
@@ -219,17 +238,19 @@ def resampled_share(hits: ArrayLike, among: ArrayLike) -> Statistic:
 
 
 def resampled_accuracy(right: ArrayLike, same: ArrayLike) -> Statistic:
-    """Returns a function that computes the accuracy from how often each pair is resampled.
+    """Returns a function that computes the accuracy of fixed decisions in a resample.
 
     The accuracy is the mean of two shares of correct decisions, one over same pairs and one over
     different pairs.
 
     Args:
-      right: [pairs] bool, whether the decision about the pair is correct.
+      right: [pairs] bool, True where the decision about the pair is correct.
       same: [pairs] bool, or 0 and 1.
 
     Returns:
-      A statistic for `bootstrap_people`.
+      A function for `bootstrap_people`. Its argument, [pairs] whole numbers, tells how often each
+      pair occurs in a resample. It returns the accuracy in [0, 1], or NaN if the resample has no
+      same pairs or no different pairs.
 
     Example:
       >>> accuracy = resampled_accuracy([True, False, True], [True, True, False])
@@ -251,14 +272,16 @@ def resampled_accuracy(right: ArrayLike, same: ArrayLike) -> Statistic:
 
 
 def resampled_eer(scores: ArrayLike, same: ArrayLike) -> Statistic:
-    """Returns a function that computes the equal error rate from how often each pair is resampled.
+    """Returns a function that computes the equal error rate (EER) of a resample.
 
     Args:
       scores: [pairs] similarities.
       same: [pairs] bool, or 0 and 1.
 
     Returns:
-      A statistic for `bootstrap_people`: the `eer` of a resample.
+      A function for `bootstrap_people`. Its argument, [pairs] whole numbers, tells how often each
+      pair occurs in a resample. It returns the EER in [0, 1], or NaN if the resample has no same
+      pairs or no different pairs.
 
     Example:
       >>> resampled_eer([0.9, 0.8, 0.3, 0.1], [True, False, True, False])(np.ones(4, int))
@@ -282,26 +305,36 @@ def resampled_eer(scores: ArrayLike, same: ArrayLike) -> Statistic:
 
 
 class Difference(NamedTuple):
-    """The difference between the scores of two methods, with its uncertainty."""
+    """The difference between the scores of two methods, with its uncertainty.
+
+    `decide` turns differences into verdicts.
+    """
 
     value: float
-    """Score of the first method less that of the second."""
+    """Score of the first method minus score of the second, in the unit of the scores."""
     low: float
-    """Lower end of the interval; NaN if no interval exists, as when all seeds differ equally."""
+    """Lower end of the confidence interval (95 % by default) of `value`. It is NaN if no interval
+    can be computed, for example because the difference is the same with every training seed."""
     high: float
-    """Upper end of the interval, or NaN."""
+    """Upper end of the confidence interval; NaN if `low` is."""
     error: float
-    """Standard error of `value`."""
+    """Standard error of `value`; NaN if no interval can be computed."""
     p_not_above: float
-    """Chance of a value at least this high if the true difference were zero."""
+    """One-sided p-value of "the first method is better": the chance of a value at least this high
+    if the true difference were zero. A small number means that the first method is better."""
     p_not_below: float
-    """Chance of a value at least this low if the true difference were zero."""
+    """One-sided p-value of "the first method is worse": the chance of a value at least this low if
+    the true difference were zero."""
     seeds: int
-    """Number of independently trained networks per method."""
+    """Number of independently trained networks per method, with different seeds. With fewer than
+    LEAST_SEEDS (3) nothing is decided."""
 
     @property
     def detectable(self) -> float:
-        """The smallest true difference that 4 of 5 repetitions of the experiment would detect."""
+        """The smallest true difference that 4 of 5 repetitions of the experiment would detect.
+
+        A difference counts as detected if its confidence interval does not contain zero.
+        """
         return (self.high - self.low) / 2 + POWER * self.error
 
 
@@ -314,13 +347,14 @@ def paired_difference(
     level: float = 0.95,
     seed: int = 0,
 ) -> Difference:
-    """Compares two methods, with the test people and the seeds of training resampled.
+    """Returns the difference of two methods' scores, with its confidence interval and p-values.
 
-    Each draw takes as many people as there are, with replacement. Both methods and all seeds get
-    the same people. A plain resample of n things has a standard deviation that is too small by
-    sqrt((n - 1) / n), and tails that are too light. So two corrections are needed for few people
-    and few seeds. Without them 3 seeds decide more than a fifth of all comparisons in which there
-    is no difference.
+    The uncertainty has two parts: other test people, and other training seeds. The test people are
+    resampled: each draw takes as many people as there are, with replacement. Both methods and all
+    seeds get the same people. A plain resample of n things has a standard deviation that is too
+    small by sqrt((n - 1) / n), and tails that are too light. So two corrections are needed for few
+    people and few seeds. Without them 3 seeds decide more than a fifth of all comparisons in which
+    there is no difference.
 
     - The distance of each draw from the value is multiplied by sqrt(people / chi^2), with chi^2 of
       people - 1 degrees of freedom. This turns a normal distribution into Student's t.
@@ -328,12 +362,14 @@ def paired_difference(
       Student's t, with seeds - 1 degrees of freedom, times the standard error over seeds.
 
     Args:
-      statistic: function from [draws, people], how often each person is drawn, to [draws, seeds],
-        the score of the first method less that of the second; NaN if a score is undefined.
+      statistic: function that computes the difference of the scores on many draws at once. Its
+        argument, [draws, people] whole numbers, tells how often each person is drawn. It returns
+        [draws, seeds], the score of the first method minus that of the second with each training
+        seed; NaN where a score is undefined.
       people: number of people in the test set.
-      starts: number of independently trained networks per method. By default it is the number of
-        seeds. Give a smaller number if seeds share a trained network, since such seeds tell nothing
-        about other trainings.
+      starts: number of independently trained networks per method, which becomes
+        `Difference.seeds`. None takes the number of seeds. Give a smaller number if several seeds
+        share a trained network, since such seeds tell nothing about other trainings.
       draws: number of resamples.
       level: share of the draws that the interval contains, in (0, 1).
       seed: seed of the draws.
@@ -383,16 +419,17 @@ def paired_difference(
 def difference_of_means(
     first: ArrayLike, second: ArrayLike, *, weights: ArrayLike | None = None, draws: int = 10_000
 ) -> Difference:
-    """Compares the mean scores of two methods whose score can be computed for each person alone.
+    """Compares two methods whose score is a mean over people, such as an identification rate.
 
-    The difference is the weighted mean over people of `first` - `second`.
+    The difference is the weighted mean over people of `first` - `second`, averaged over training
+    seeds. Its interval is that of `paired_difference`: over other people and other seeds.
 
     Args:
-      first: [seeds, people] score of each person by the first method.
+      first: [seeds, people] score of each person by the first method, one row per training seed.
       second: [seeds, people] score by the second method. It is [1, people] if one network of the
         second method is compared with the networks of all seeds.
-      weights: [people] weight of each person; by default all weights are equal.
-      draws: as in `paired_difference`.
+      weights: [people] weight of each person; None weighs all people equally.
+      draws: number of resamples.
 
     Example:
       >>> ours, theirs = np.array([[0.9, 0.8, 0.9]] * 3), np.array([[0.5, 0.6, 0.4]])
@@ -425,15 +462,18 @@ def difference_of_accuracies(
     """Compares the verification accuracies of two methods on the same pairs, in percent.
 
     The accuracy is the mean of two shares of correct decisions, one over pairs of one person and
-    one over pairs of two people. The decisions are fixed: no draw chooses its own thresholds.
+    one over pairs of two people. The decisions are fixed: no draw chooses its own thresholds. The
+    interval is that of `paired_difference`: over other people and other training seeds.
 
     Args:
-      first_right: [seeds, pairs] bool, whether the first method's decision about a pair is correct.
+      first_right: [seeds, pairs] bool, True where the first method's decision about a pair is
+        correct, one row per training seed.
       second_right: [seeds, pairs] bool, the same for the second method.
-      first: [pairs] person on one side of each pair.
-      second: [pairs] person on the other side.
-      starts: as in `paired_difference`.
-      draws: as in `paired_difference`.
+      first: [pairs] person in one image of each pair.
+      second: [pairs] person in the other image.
+      starts: number of independently trained networks per method; None takes the number of seeds.
+        Give a smaller number if several seeds share a trained network.
+      draws: number of resamples.
 
     Example:
       >>> people = np.arange(30)
@@ -468,9 +508,10 @@ def difference_of_accuracies(
 
 
 def holm(p_values: ArrayLike, level: float = 0.05) -> np.ndarray:
-    """Returns [tests] bool: True for each test that is decided after Holm's correction.
+    """Returns [tests] bool: True for each test that is significant after Holm's correction.
 
-    The probability that any of the decisions is wrong is at most `level`. The p-values are sorted.
+    The correction is needed because many tests are made at once: the probability that any of the
+    decisions is wrong is at most `level`. The p-values are sorted.
     Of m p-values the smallest has to be at most level / m, the second smallest at most
     level / (m - 1), and so on. The first p-value that exceeds its limit, and all larger ones, are
     not decided (Holm 1979).
@@ -495,14 +536,17 @@ def holm(p_values: ArrayLike, level: float = 0.05) -> np.ndarray:
 
 
 def decide(statements: Sequence[Sequence[Difference]], level: float = 0.05) -> list[Verdict]:
-    """Returns the verdict of each statement, with Holm's correction over all of them.
+    """Returns a verdict on each claim that one method is better than another.
 
-    A statement holds if all of its parts are above zero. It is "yes" if every part is decided above
-    zero, "no" if at least one part is decided below zero, and "undecided" otherwise.
+    A claim (statement) such as "the best of three methods" has one part per comparison, and holds
+    if the differences of all parts are above zero. The verdict is "yes" if all parts are
+    significantly above zero, "no" if at least one part is significantly below zero, and "undecided"
+    otherwise. Holm's correction covers all statements together.
 
     Args:
-      statements: the parts of each statement, each a difference of two methods. A statement with a
-        part of fewer than `LEAST_SEEDS` seeds is undecided, and the correction does not count it.
+      statements: for each statement, the `Difference` of each of its parts. A statement without
+        parts, or with a part of fewer than `LEAST_SEEDS` (3) seeds, is undecided, and the
+        correction does not count it.
       level: largest probability that any of the verdicts is wrong.
 
     Example:
@@ -524,7 +568,12 @@ def decide(statements: Sequence[Sequence[Difference]], level: float = 0.05) -> l
 
 
 def is_testable(parts: Sequence[Difference]) -> bool:
-    """Returns whether each part of a statement has at least `LEAST_SEEDS` independent networks."""
+    """Returns whether a statement can be decided: there are enough seeds for each of its parts.
+
+    Args:
+      parts: the differences that a statement consists of. Each must have at least `LEAST_SEEDS` (3)
+        independently trained networks. Without parts the result is False.
+    """
     return bool(parts) and min(part.seeds for part in parts) >= LEAST_SEEDS
 
 

@@ -27,7 +27,11 @@ infinity."""
 
 
 class Logistic(NamedTuple):
-    """A calibration with two numbers: log-likelihood ratio = slope * similarity + offset."""
+    """A logistic calibration: log-likelihood ratio = slope * similarity + offset.
+
+    The likelihood ratio tells how much more often such a similarity comes from two images of one
+    person than from images of two people.
+    """
 
     slope: float
     """Factor of the similarity."""
@@ -35,7 +39,13 @@ class Logistic(NamedTuple):
     """Log-likelihood ratio at similarity 0."""
 
     def log_ratio(self, scores: np.ndarray | float) -> np.ndarray:
-        """Returns the natural logarithm of the likelihood ratio, in the shape of the scores."""
+        """Returns the natural logarithm of the likelihood ratio, in the shape of the scores.
+
+        It is above 0 where one person is more likely than two.
+
+        Args:
+          scores: similarities.
+        """
         return self.slope * np.asarray(scores, np.float64) + self.offset
 
     def probability(self, scores: np.ndarray | float, prior: float = 0.5) -> np.ndarray:
@@ -43,7 +53,10 @@ class Logistic(NamedTuple):
 
         Args:
           scores: similarities.
-          prior: share of same pairs among all that are compared, in (0, 1).
+          prior: share of same pairs among all pairs that the user compares, in (0, 1).
+
+        Raises:
+          ValueError: the prior is not in (0, 1).
 
         Example:
           >>> found = Logistic(10.0, -4.0)
@@ -57,63 +70,86 @@ class Logistic(NamedTuple):
 
 
 class Isotonic(NamedTuple):
-    """A calibration by straight lines between points; beyond the first and last it is constant."""
+    """A calibration by a rising curve: straight lines between points.
+
+    It turns a similarity into a probability. Below the first point and above the last one, the
+    probability is constant.
+    """
 
     scores: np.ndarray
     """[points] similarities, rising."""
     probabilities: np.ndarray
-    """[points] probability of one person at equal priors, rising, in (0, 1)."""
+    """[points] probability, in (0, 1) and rising, that a pair with this similarity shows one
+    person, if same and different pairs are equally frequent."""
 
     def probability(self, scores: np.ndarray) -> np.ndarray:
-        """Returns the probability that a pair shows one person, at equal priors."""
+        """Returns the probability that a pair shows one person, in the shape of the scores.
+
+        Same and different pairs count as equally frequent.
+
+        Args:
+          scores: similarities.
+        """
         return np.interp(np.asarray(scores, np.float64), self.scores, self.probabilities)
 
 
 class Quality(NamedTuple):
-    """The quality of probabilities."""
+    """How good the probabilities of a calibration are, measured on other people."""
 
     cllr: float
-    """Cost of the log-likelihood ratio in bits per pair, see `cllr`."""
+    """Cost of the log-likelihood ratio, in bits lost per pair: 0 is perfect, and 1 is the cost of
+    always answering 0.5."""
     reliability: "Reliability"
+    """Stated probabilities against observed shares of same pairs, in bins."""
 
 
 class Reliability(NamedTuple):
-    """A reliability diagram: stated probabilities and observed shares, in bins of equal width."""
+    """A reliability diagram: do pairs with probability p show one person in a share p of cases?
+
+    Pairs are divided into bins by their probability; empty bins are left out. All same pairs
+    together weigh as much as all different pairs together.
+    """
 
     stated: np.ndarray
-    """[bins] mean probability in each bin that is not empty."""
+    """[bins] weighted mean of the probabilities in the bin."""
     observed: np.ndarray
-    """[bins] share of same pairs in the bin, if all same pairs weigh as much as all different
-    pairs."""
+    """[bins] weighted share of same pairs among the pairs in the bin."""
     weight: np.ndarray
-    """[bins] share of all pairs that are in the bin, with the same weights; the sum is 1."""
+    """[bins] weight of the pairs in the bin; the sum over the bins is 1."""
 
     @property
     def error(self) -> float:
-        """The expected calibration error: the mean of |stated probability - observed share|."""
+        """The expected calibration error: the weighted mean over bins of |stated - observed|."""
         return float(np.sum(self.weight * np.abs(self.stated - self.observed)))
 
 
 class Calibration(NamedTuple):
-    """The calibration of similarities: thresholds, probabilities, and the quality of both."""
+    """A calibration of similarities: thresholds for decisions, and functions for probabilities.
+
+    It is fitted on pairs of some people (`calibrate`) and checked on pairs of other people
+    (`measured_on`).
+    """
 
     points: tuple[OperatingPoint, ...]
-    """One operating point per requested error rate, the highest rate first."""
+    """One operating point (two thresholds and their measured rates) per requested error rate, the
+    highest rate first."""
     logistic: Logistic
+    """Similarity -> probability by two numbers, slope and offset."""
     isotonic: Isotonic
+    """Similarity -> probability by a rising curve, which fits more shapes but needs more pairs."""
     num_same: int
     """Number of same pairs that the calibration was fitted on."""
     num_different: int
     """Number of different pairs that the calibration was fitted on."""
     quality: Mapping[str, Quality] = MappingProxyType({})
-    """Quality on other people, under the keys "similarity as probability", "logistic" and
-    "isotonic"; empty before `measured_on`."""
+    """Quality of the probabilities on other people, under the keys "similarity as probability" (the
+    baseline (1 + cosine) / 2), "logistic" and "isotonic"; empty before `measured_on`."""
 
     def measured_on(self, scores: np.ndarray, same: np.ndarray) -> "Calibration":
-        """Returns the calibration with its rates and its quality on pairs of other people.
+        """Returns a copy in which the measured rates of all points and `quality` are filled in.
 
         Args:
-          scores: [pairs] similarities of pairs that the calibration was not fitted on.
+          scores: [pairs] cosines of pairs of people that the calibration was not fitted on.
           same: [pairs] bool, or 0 and 1.
         """
         stated = {
@@ -129,11 +165,12 @@ class Calibration(NamedTuple):
         )
 
     def with_far_limits(self, limits: Mapping[float, tuple[float, float]]) -> "Calibration":
-        """Returns the calibration with confidence limits of the measured FAR of its points.
+        """Returns a copy whose points have confidence limits of the measured false accept rate.
 
         Args:
-          limits: requested rate `OperatingPoint.far` -> (low, high). A rate that is missing gets
-            None for both limits.
+          limits: requested rate, `OperatingPoint.far` -> (low, high), which become the point's
+            `measured_far_low` and `measured_far_high`. A point whose rate is missing gets None for
+            both.
         """
         return self._replace(
             points=tuple(
@@ -145,12 +182,13 @@ class Calibration(NamedTuple):
 
 
 def calibrate(scores: np.ndarray, same: np.ndarray, fars: Sequence[float]) -> Calibration:
-    """Fits thresholds, the logistic and the isotonic calibration on pairs.
+    """Fits thresholds, a logistic calibration and an isotonic calibration on pairs.
 
     Args:
       scores: [pairs] cosines.
       same: [pairs] bool, or 0 and 1.
-      fars: error rates in [0, 1]; thresholds are computed for each of them.
+      fars: error rates in [0, 1]. For each rate, one threshold wrongly accepts at most this share
+        of the different pairs, and one wrongly rejects at most this share of the same pairs.
 
     Raises:
       ValueError: a score is not finite, lengths differ, or there are no same or no different pairs.
@@ -173,9 +211,10 @@ def calibrate(scores: np.ndarray, same: np.ndarray, fars: Sequence[float]) -> Ca
 def fit_logistic(scores: np.ndarray, same: np.ndarray) -> Logistic:
     """Fits the slope and the offset of a logistic calibration by scikit-learn.
 
-    The targets are Platt's: (n + 1) / (n + 2) for n same pairs in place of 1, and 1 / (m + 2) for m
-    different pairs in place of 0. With them the optimum is finite even if every same pair scores
-    higher than every different pair.
+    All same pairs together weigh as much as all different pairs together. The probabilities that
+    the fit aims at are Platt's: (n + 1) / (n + 2) for each of n same pairs in place of 1, and
+    1 / (m + 2) for each of m different pairs in place of 0. With them the optimum is finite even if
+    every same pair scores higher than every different pair.
 
     Args:
       scores: [pairs] similarities, higher for more alike.
@@ -220,15 +259,16 @@ def fit_logistic(scores: np.ndarray, same: np.ndarray) -> Logistic:
 def fit_isotonic(scores: np.ndarray, same: np.ndarray) -> Isotonic:
     """Fits a rising calibration by scikit-learn's pool-adjacent-violators algorithm.
 
-    One same pair and one different pair are added at the lowest and at the highest score, so that
-    no probability is 0 or 1.
+    All same pairs together weigh as much as all different pairs together. One same pair and one
+    different pair are added at the lowest score, and again at the highest score, so that no
+    probability is 0 or 1.
 
     Args:
-      scores: [pairs] similarities.
+      scores: [pairs] similarities, higher for more alike.
       same: [pairs] bool, or 0 and 1.
 
     Raises:
-      ValueError: as `fit_logistic`.
+      ValueError: a score is not finite, lengths differ, or there are no same or no different pairs.
 
     Example:
       >>> found = fit_isotonic(np.array([0.9, 0.5, 0.4, 0.1]), np.array([1, 0, 1, 0]))
@@ -248,7 +288,13 @@ def fit_isotonic(scores: np.ndarray, same: np.ndarray) -> Isotonic:
 
 
 def cosine_as_probability(scores: np.ndarray) -> np.ndarray:
-    """Returns (1 + cosine) / 2, which is often used as a probability without any calibration."""
+    """Returns (1 + cosine) / 2, which is often used as a probability without any calibration.
+
+    It is the baseline that a calibration must beat.
+
+    Args:
+      scores: cosines, of any shape.
+    """
     return (1.0 + np.asarray(scores, np.float64)) / 2.0
 
 
@@ -257,11 +303,13 @@ def cllr(probabilities: np.ndarray, same: np.ndarray) -> float:
 
         Cllr = (mean over same of log2(1 + 1/LR) + mean over different of log2(1 + LR)) / 2
 
-    LR is the likelihood ratio of a pair. Both means weigh equally. 0 is perfect, and 1 is the cost
-    of a system that always answers "I do not know", that is LR = 1.
+    LR is the likelihood ratio of a pair, p / (1 - p) for the probability p. The means over same and
+    over different pairs weigh equally. 0 is perfect, and 1 is the cost of a system that always
+    answers "I do not know", that is LR = 1.
 
     Args:
-      probabilities: [pairs] probability of one person at equal priors, in [0, 1].
+      probabilities: [pairs] probability, in [0, 1], that the pair shows one person, if same and
+        different pairs are equally frequent.
       same: [pairs] bool, or 0 and 1.
 
     Raises:
@@ -285,15 +333,18 @@ def cllr(probabilities: np.ndarray, same: np.ndarray) -> float:
 def reliability(probabilities: np.ndarray, same: np.ndarray, bins: int = BINS) -> Reliability:
     """Compares stated probabilities with the observed shares of same pairs, in equal bins.
 
+    For good probabilities, pairs with a probability near p are same pairs in a share p of cases.
     All same pairs together weigh as much as all different pairs together, as in the fits.
 
     Args:
-      probabilities: [pairs] probability of one person at equal priors, in [0, 1].
+      probabilities: [pairs] probability, in [0, 1], that the pair shows one person, if same and
+        different pairs are equally frequent.
       same: [pairs] bool, or 0 and 1.
       bins: number of bins of equal width over [0, 1]; the result leaves out empty bins.
 
     Raises:
-      ValueError: as `cllr`.
+      ValueError: lengths differ, a probability is outside [0, 1], or there are no same or no
+        different pairs.
 
     Example:
       >>> found = reliability(np.array([0.9, 0.9, 0.1, 0.1]), np.array([1, 0, 0, 0]), bins=2)

@@ -17,7 +17,7 @@ TRIED = 500
 def sampling_error(rate: float, trials: int) -> float:
     """Returns four standard deviations of the share of successes in independent trials.
 
-    A rate that differs from `rate` by more than this is very unlikely to do so by chance.
+    A measured share that differs from `rate` by more than this is very unlikely to do so by chance.
 
     Args:
       rate: probability of success of one trial, in [0, 1].
@@ -29,16 +29,17 @@ def sampling_error(rate: float, trials: int) -> float:
 def guess_warning(
     figure: str, rate: float, chance: float, trials: int, *, least: float = 0.0
 ) -> tuple[str, ...]:
-    """Returns a warning if a rate is not clearly above that of a guess.
+    """Returns a warning if a measured rate is not clearly above that of a guess.
 
-    The rate has to exceed `chance` by more than both `least` and the sampling error.
+    Such a rate often means that the names and the features of the images are in different orders.
+    The rate has to exceed `chance` by more than `least`, and by more than the sampling error.
 
     Args:
-      figure: name of the rate, for the warning.
+      figure: name of the rate in the warning, such as "accuracy".
       rate: the measured rate, in [0, 1].
-      chance: the rate of a guess, or that of perfect features whose names are in a random order.
-      trials: number of trials that the rate was measured on.
-      least: smallest required margin above chance.
+      chance: the rate of a guess, in [0, 1], or that of good features with names in random order.
+      trials: number of trials (pairs or searches) that the rate was measured on.
+      least: margin above chance that is required in any case, in [0, 1].
 
     Returns:
       A tuple of one sentence, or an empty tuple if the rate is high enough.
@@ -58,14 +59,15 @@ def guess_warning(
 def shift_warning(
     features: Features, first: PairRows, second: PairRows, same: Same
 ) -> tuple[str, ...]:
-    """Returns a warning if the names look shifted by one row against the features.
+    """Returns a warning if the list of image names looks shifted by one row against the features.
 
     If sorted names are shifted by one row, most features still have the name of the right person.
     The accuracy is then lower, but well above chance, so that `guess_warning` does not notice it.
+    The function compares the accuracy of up to 1,000 pairs with that of both shifted orders.
 
     Args:
       features: [images, dim], in the order of their file.
-      first: [pairs] row of one image of each pair.
+      first: [pairs] row, by the present names, of one image of each pair.
       second: [pairs] row of the other image.
       same: [pairs] bool, True where both images show one person.
 

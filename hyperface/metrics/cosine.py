@@ -18,7 +18,7 @@ Place = Callable[[np.ndarray], jax.Array]
 
 
 def unit_features(features: ArrayLike, dtype: np.dtype | type = np.float32) -> Features:
-    """Returns features scaled to unit length, computed in float64 and rounded once.
+    """Returns features scaled to unit length, computed in float64 and rounded once at the end.
 
     Args:
       features: [images, dim], of any length and float type.
@@ -50,8 +50,8 @@ def product(rows: np.ndarray, columns: np.ndarray, place: Place = jnp.asarray) -
     Args:
       rows: [rows, dim] features.
       columns: [columns, dim] features of the same type.
-      place: puts `rows` on JAX's default device. Another function may split the rows over several
-        devices, each of which then computes its share.
+      place: function that puts `rows` on devices. The default takes JAX's default device. Another
+        function may split the rows over several devices, each of which then computes its share.
 
     Returns:
       [rows, columns] inner products.
@@ -68,7 +68,7 @@ def _product(rows: jax.Array, columns: jax.Array) -> jax.Array:
 
 
 def one_ahead(items: Iterable[Item]) -> Iterator[Item]:
-    """Yields the items in order, but fetches the next item before it yields the present one.
+    """Yields the items in order; the next item is fetched before the present one is yielded.
 
     If fetching an item starts a computation on a device, the device computes the next item while
     the host works on the present one.

@@ -32,13 +32,17 @@ BLOCK_BYTES = 28 * 2**20
 
 
 class MegaFace(NamedTuple):
-    """Search and verification results of one probe set among one set of distractors."""
+    """Search and verification results of MegaFace's protocol.
+
+    Probes are images of people of whom there are several images. Distractors are images of other
+    people. A search looks for another image of the probe's person (the mate) among all distractors.
+    """
 
     cmc: AtRanks
-    """[max_rank] share of searches whose mate is among the r best, for r = 1, 2 and so on."""
+    """[max_rank] share of searches whose mate is among the r best, for r = 1, 2 and so on. The
+    first is the rank-1 identification rate."""
     ranks: Searches
-    """[searches] rank of the mate, another image of the probe's person; all ranks above max_rank
-    are reported as max_rank + 1."""
+    """[searches] rank of the mate, from 1; max_rank + 1 stands for all higher ranks."""
     probes: Searches
     """[searches] row of the probe in the features that `megaface` was given."""
     mates: Searches
@@ -46,11 +50,13 @@ class MegaFace(NamedTuple):
     fars: PerFar
     """[fars] the requested false accept rates."""
     true_accept_rates: PerFar
-    """[fars] share of the same pairs of probes whose score is at least the threshold."""
+    """[fars] share of the pairs of two probes of one person whose score is at least the
+    threshold."""
     thresholds: PerFar
-    """[fars] thresholds that follow from all scores of a probe and a distractor."""
+    """[fars] threshold for each rate, from the scores of all pairs of a probe and a distractor."""
     supported: FarFlags
-    """[fars] bool: there are at least 1 / FAR scores of a probe and a distractor."""
+    """[fars] bool, True where there are at least 1 / FAR pairs of a probe and a distractor. With
+    fewer pairs, the threshold allows no false accept."""
     num_probes: int
     """Number of probes that `keep_probes` keeps."""
     num_distractors: int
@@ -95,12 +101,13 @@ def megaface(
         wrong labels; None keeps all.
       keep_distractors: [distractors] bool over all blocks, False for distractors that are left out;
         None keeps all.
-      rule: the threshold rule, as in `impostor_threshold`.
-      dtype: type of the products; the results do not depend on it. jnp.float32 may be faster on a
-        processor without bfloat16 units.
+      rule: "strict" refuses impostor pairs that tie at the threshold, so that the measured FAR
+        never exceeds the requested FAR; "blufr" accepts them (see `impostor_threshold`).
+      dtype: type of the fast products that exclude most pairs; the results do not depend on it.
+        jnp.float32 may be faster on a processor without bfloat16 units.
       block_size: distractors per block, a multiple of 64; None lets the library choose.
-      place: puts a block [rows, dim] on jax's default device; another function may split its rows
-        over several devices.
+      place: function that puts a block [rows, dim] on devices. The default takes JAX's default
+        device; another function may split the rows over several devices.
       progress: called with (number of finished distractors, number of all distractors).
 
     Raises:

@@ -12,10 +12,16 @@ Decision = Literal["same", "different", "not sure"]
 
 
 class OperatingPoint(NamedTuple):
-    """The thresholds of one error rate, and the rates that they have on other people."""
+    """Two thresholds for one error rate, and the error rates that were measured with them.
+
+    Thresholds are chosen on some pairs (the fit) and checked on pairs of other people. A pair with
+    a similarity between the two thresholds is "not sure". All measured rates are None as long as
+    nothing was measured.
+    """
 
     far: float
-    """The requested error rate, for wrongly accepted and for wrongly rejected pairs."""
+    """The requested error rate, in [0, 1]: the largest share of different pairs that may be wrongly
+    accepted, and of same pairs that may be wrongly rejected."""
     threshold: float
     """A pair is called "same" if its similarity is at least this number. At most a share `far` of
     the different pairs of the fit are called "same"."""
@@ -36,10 +42,13 @@ class OperatingPoint(NamedTuple):
     """Lower end of the interval that contains 95 % of the values of `measured_far` on resamples of
     the other people."""
     measured_far_high: float | None = None
-    """Upper end of that interval."""
+    """Upper end of the same interval."""
 
     def decide(self, score: float) -> Decision:
         """Returns the decision about a pair whose similarity is `score`.
+
+        It is "same" from `threshold` upwards, "different" from `reject_threshold` downwards, and
+        "not sure" between them.
 
         Example:
           >>> point = OperatingPoint(0.01, threshold=0.5, reject_threshold=0.3, supported=True)
@@ -54,17 +63,22 @@ class OperatingPoint(NamedTuple):
 def operating_points(
     scores: np.ndarray, same: np.ndarray, fars: Sequence[float]
 ) -> tuple[OperatingPoint, ...]:
-    """Returns one operating point per error rate, with thresholds from the given pairs.
+    """Chooses two thresholds for each error rate on the given pairs.
 
-    At most a share `far` of the same pairs, and of the different pairs, is decided wrongly.
+    With them, at most a share `far` of the different pairs is accepted, and at most a share `far`
+    of the same pairs is rejected. The measured rates of the points stay None.
 
     Args:
       scores: [pairs] similarities.
       same: [pairs] bool, or 0 and 1.
       fars: error rates in [0, 1].
 
+    Returns:
+      One operating point per error rate, in the same order.
+
     Raises:
-      ValueError: as `checked_pairs`, or an error rate is outside [0, 1].
+      ValueError: a score is not finite, lengths differ, there are no same or no different pairs, or
+        an error rate is outside [0, 1].
 
     Example:
       >>> scores, same = np.array([0.9, 0.8, 0.3, 0.1]), np.array([1, 0, 1, 0])
@@ -87,12 +101,17 @@ def operating_points(
 
 
 def measured(point: OperatingPoint, scores: np.ndarray, same: np.ndarray) -> OperatingPoint:
-    """Returns the operating point with the three measured rates of other pairs filled in.
+    """Returns a copy of an operating point with its error rates on other pairs filled in.
+
+    These are `measured_far`, `measured_tar` and `measured_frr`; the confidence limits stay.
 
     Args:
       point: the operating point.
-      scores: [pairs] similarities of pairs that its thresholds were not chosen on.
+      scores: [pairs] similarities of pairs of people that its thresholds were not chosen on.
       same: [pairs] bool, or 0 and 1.
+
+    Raises:
+      ValueError: a score is not finite, lengths differ, or there are no same or no different pairs.
     """
     scores, same = checked_pairs(scores, same)
     accepted = scores >= point.threshold

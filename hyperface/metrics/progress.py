@@ -6,12 +6,16 @@ Progress = Callable[[int, int], None]
 
 
 def part(progress: Progress | None, number: int, parts: int) -> Progress | None:
-    """Returns a function that reports the progress of one part as progress of the whole.
+    """Returns a progress function for one part of a computation that has several parts.
+
+    When it is called with (finished, total) units of the part, it calls `progress` with the
+    finished and total units of the whole computation.
 
     Args:
-      progress: the progress function of the whole computation; None returns None.
+      progress: function (finished, total) for the whole computation. If it is None, nothing is
+        reported, and the result is None too.
       number: number of the part, from 0.
-      parts: number of parts, which are equally long.
+      parts: number of parts, all with the same total.
 
     Example:
       >>> second = part(lambda done, total: print(done, "of", total), 1, 2)

@@ -11,12 +11,16 @@ LARGEST_PCA = 4096
 
 
 class Projection(NamedTuple):
-    """A projection of features: the row vector x becomes (x - mean) basis."""
+    """Mean removal and PCA as a function: the row vector x becomes (x - mean) basis.
+
+    An object is called with features [images, dim] and returns [images, kept dim].
+    """
 
     mean: np.ndarray
     """[dim] mean that is subtracted."""
     basis: np.ndarray | None
-    """[dim, kept dim] with orthonormal columns, or None to keep all dimensions."""
+    """[dim, kept dim] principal components as orthonormal columns; None removes only the mean and
+    keeps all dimensions."""
 
     def __call__(self, features: Features) -> Projected:
         """Projects features [images, dim] to [images, kept dim], in the type of the features."""
@@ -25,38 +29,44 @@ class Projection(NamedTuple):
 
 
 class Moments(NamedTuple):
-    """The sums from which a projection is fitted, over features that are relative to a centre."""
+    """Sums over some features, from which their mean and covariance follow.
+
+    A fixed vector (`FoldMoments.middle`) was subtracted from all features first. A feature that is
+    used in several pairs counts several times.
+    """
 
     uses: float
-    """Number of features; one that is used twice counts twice."""
+    """Number of features."""
     total: np.ndarray
     """[dim] sum of the features."""
     scatter: np.ndarray | float
-    """[dim, dim] sum of the outer products of the features; 0.0 if no PCA is fitted."""
+    """[dim, dim] sum of the outer products of the features with themselves; 0.0 if no PCA is to be
+    fitted."""
 
 
 class FoldMoments(NamedTuple):
-    """The moments of each fold and of all folds together.
+    """Sums over the features of each fold, from which a projection per held-out fold follows.
 
-    The moments of all folds but one are `whole` less those of the one fold. So each feature is
-    summed only once.
+    Folds are groups of pairs. For each fold, mean and PCA are fitted on all other folds. The sums
+    of all other folds are `whole` minus those of the fold, so that each feature is summed only
+    once.
     """
 
     middle: np.ndarray
-    """[dim] mean of all images, which is subtracted from the features first. Otherwise the
-    difference of two large sums would lose digits."""
+    """[dim] mean of all images, which is subtracted from the features before they are summed.
+    Otherwise the difference of two large sums would lose digits."""
     whole: Moments
-    """The moments of all folds together."""
+    """The sums over all folds together."""
     folds: dict[int, Moments]
-    """Fold id -> moments of the fold."""
+    """Fold id -> sums over the fold."""
 
     def projection(self, held_out: int, pca: float | int | None) -> Projection:
-        """Returns the projection fitted on all folds but one.
+        """Returns the projection (mean removal and PCA) fitted on all folds but one.
 
         Args:
           held_out: id of the fold that is left out.
-          pca: share of the variance to keep, if below 1, or number of dimensions to keep. None
-            removes only the mean.
+          pca: a number below 1 is the share of the variance to keep; a whole number is the number
+            of dimensions to keep. None removes only the mean.
         """
         own = self.folds[held_out]
         # Subtracting the held-out fold costs nothing; summing the other folds again would read all
@@ -70,13 +80,14 @@ class FoldMoments(NamedTuple):
 
 
 def fold_moments(features: Features, rows: Uses, fold: UseFolds, *, scatter: bool) -> FoldMoments:
-    """Computes the moments of each fold and of all folds together, in float64.
+    """Sums the features of each fold and of all folds together, in float64.
 
     Args:
       features: [images, dim].
-      rows: [uses] row numbers into features; a row that is given twice counts twice.
-      fold: [uses] fold id of each use.
-      scatter: whether PCA will be fitted.
+      rows: [uses] row of `features` for each use of an image in a pair. An image in several pairs
+        is given several times, and counts several times.
+      fold: [uses] id of the fold of each use.
+      scatter: True computes the [dim, dim] sums too, which PCA needs.
     """
     features = np.asarray(features, np.float64)
     # Subtracted first: without it the covariance would be a small difference of large numbers.
@@ -93,11 +104,14 @@ def fold_moments(features: Features, rows: Uses, fold: UseFolds, *, scatter: boo
 
 
 def spanned(features: Features) -> Spanned:
-    """Returns features with as many dimensions as images, if they have more, as raw pixels do.
+    """Reduces features of many dimensions, such as raw pixels, without any change of distances.
 
-    The result expresses the features [images, dim] in an orthonormal basis of the space that they
-    span. All inner products stay the same, and later steps are cheaper. Features with no more
-    dimensions than images are returned unchanged.
+    If there are more dimensions than images, the result [images, images] expresses the features in
+    an orthonormal basis of the space that they span. All inner products stay the same, and later
+    steps are cheaper. Other features are returned unchanged.
+
+    Args:
+      features: [images, dim].
     """
     if features.shape[1] <= features.shape[0]:
         return features
@@ -110,7 +124,8 @@ def check_pca(pca: float | int | None, images: int, dim: int) -> None:
     """Checks that a PCA has a valid size, and is not too large to compute.
 
     Args:
-      pca: share of the variance to keep, number of dimensions to keep, or None for no PCA.
+      pca: share of the variance to keep (a float below 1), number of dimensions to keep (an int),
+        or None for no PCA, which is always valid.
       images: number of images that it is fitted on.
       dim: number of dimensions of the features.
 

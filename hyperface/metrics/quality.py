@@ -25,15 +25,21 @@ MOST_LEFT_OUT = 0.5
 
 
 class DiscardCurve(NamedTuple):
-    """The error-versus-discard curve: the share of kept genuine pairs that are refused."""
+    """An error-versus-discard curve: how the error falls when pairs of low quality are left out.
+
+    The n genuine pairs (two images of one person) are left out one by one in a fixed order, while
+    the threshold stays. The error is the share of the remaining pairs that the threshold refuses.
+    """
 
     left_out: np.ndarray
-    """[n] share of the n genuine pairs that is left out: 0, 1/n, 2/n and so on."""
+    """[n] share of the genuine pairs that is left out at each point: 0, 1/n, 2/n and so on."""
     refused: np.ndarray
-    """[n] share of the remaining pairs that is refused."""
+    """[n] share of the remaining genuine pairs that is refused at each point."""
 
     def at(self, share: float) -> float:
-        """Returns the share of refused pairs among those that are kept.
+        """Returns the share of refused pairs among the remaining pairs, at one place of the curve.
+
+        Between two points it is interpolated by a straight line.
 
         Args:
           share: share of all genuine pairs that is left out, from 0 to below 1.
@@ -41,7 +47,13 @@ class DiscardCurve(NamedTuple):
         return float(np.interp(share, self.left_out, self.refused))
 
     def mean(self, most: float = MOST_LEFT_OUT) -> float:
-        """Returns the mean of the curve: its area from 0 to `most`, divided by `most`."""
+        """Returns the mean of the curve, by which orders can be compared; lower is better.
+
+        It is the area under the curve from 0 to `most`, divided by `most`.
+
+        Args:
+          most: largest share of left-out pairs that counts, in (0, 1).
+        """
         # The end is interpolated, since `most` need not be one of the points.
         inside = self.left_out < most
         shares = np.append(self.left_out[inside], most)
@@ -50,10 +62,13 @@ class DiscardCurve(NamedTuple):
 
 
 class NormQuality(NamedTuple):
-    """The measured relation between the feature norm and the quality of images."""
+    """How well the length of features (the norm) predicts the quality of their images.
+
+    The norm of a pair is the smaller norm of its two images.
+    """
 
     far: float
-    """False accept rate over all different pairs, at which the threshold is chosen."""
+    """False accept rate over all different pairs, at which the threshold was chosen."""
     threshold: float
     """The fixed threshold: a pair is refused if its score is below it."""
     mean: float
@@ -61,12 +76,14 @@ class NormQuality(NamedTuple):
     deviation: float
     """Standard deviation of the feature norms of the same images."""
     curves: Mapping[str, DiscardCurve]
-    """One curve per order of leaving out genuine pairs; the keys are those of `ORDERS`."""
+    """Order in which genuine pairs are left out -> curve. The keys are "lowest norm first",
+    "highest norm first", "random order", and "oracle" (refused pairs first, the best possible
+    order)."""
     genuine: float
-    """Spearman's correlation, over genuine pairs, of the smaller norm of both images with the
-    score; NaN if all norms or all scores are equal."""
+    """Spearman's correlation between the norm and the score of pairs of one person; NaN if all
+    norms or all scores are equal."""
     impostor: float
-    """The same correlation over impostor pairs."""
+    """The same correlation over pairs of two people."""
 
 
 ORDERS = ("lowest norm first", "highest norm first", "random order", "oracle")
@@ -75,13 +92,13 @@ The oracle leaves out refused pairs first, and no order can be better."""
 
 
 def discard_curve(refused: ArrayLike, quality: ArrayLike) -> DiscardCurve:
-    """Returns the error-versus-discard curve of genuine pairs, from the lowest quality upwards.
+    """Returns how the share of refused genuine pairs falls as pairs of low quality are left out.
 
-    Pairs of equal quality are discarded in random order, and the curve is the mean over all such
-    orders.
+    Pairs are left out one by one, the lowest quality first. Pairs of equal quality are left out in
+    random order, and the curve is the mean over all such orders.
 
     Args:
-      refused: [genuine pairs] bool, or 0 and 1.
+      refused: [genuine pairs] bool, or 0 and 1: whether a fixed threshold refuses the pair.
       quality: [genuine pairs] quality of each pair, higher for better.
 
     Raises:

@@ -14,20 +14,25 @@ from hyperface.metrics.threshold import Rule, checked_scores, impostor_threshold
 
 
 class OpenSet(NamedTuple):
-    """The outcome of open-set search: the gallery contains only some of the probes' people."""
+    """The outcome of searching probes in a gallery that contains only some of their people.
+
+    Probes are the images that are searched for. A mate is a gallery image of the probe's person.
+    """
 
     mate_scores: MateScores
-    """[probes with a mate] highest score of a gallery image of the same person."""
+    """[probes with a mate] score of the mate; if there are several mates, that of the best one."""
     ranks: MatedRanks
-    """[probes with a mate] rank of that image, from 1 (the best)."""
+    """[probes with a mate] rank of the same mate among the gallery images of other people, from 1
+    (the best)."""
     impostor_scores: ImpostorScores
     """[probes without a mate] highest score of all gallery images."""
 
 
 def open_set(scores: ProbeScores, gallery_labels: ArrayLike, probe_labels: ArrayLike) -> OpenSet:
-    """Returns the scores and ranks that open-set identification is computed from.
+    """Searches each probe in a gallery that contains only some of the probes' people.
 
-    The rank of a mate is one more than the number of gallery images of other people that score at
+    `dir_at_far` computes rates from the result. The rank of a mate (a gallery image of the probe's
+    person) is one more than the number of gallery images of other people that score at
     least as high: ties count against the probe. (BLUFR's released code lets the gallery's order
     decide.)
 
@@ -60,10 +65,10 @@ def open_set(scores: ProbeScores, gallery_labels: ArrayLike, probe_labels: Array
 
 
 def cmc(ranks: ArrayLike, max_rank: int) -> AtRanks:
-    """Returns the cumulative match characteristic: shares of searches whose mate has rank <= r.
+    """Returns the cumulative match characteristic (CMC): shares of searches with a rank <= r.
 
     Args:
-      ranks: [searches] rank of the mate, from 1.
+      ranks: [searches] rank, from 1, of the image of the right person.
       max_rank: the last rank of the curve.
 
     Returns:
@@ -90,15 +95,16 @@ def dir_at_far(
     """Returns the detection and identification rate (DIR) at false accept rates.
 
     Only probes with a mate in the gallery count. DIR is the share of them whose mate is among the
-    `rank` best and scores at or above the threshold. The threshold follows from the probes without
-    a mate: such a probe is falsely accepted if its highest score is at or above the threshold.
+    `rank` best and scores at or above the threshold. (A mate is a gallery image of the probe's
+    person.) The threshold follows from the probes without a mate: such a probe is falsely accepted
+    if its highest score is at or above the threshold.
 
     Args:
-      searches: as `open_set` returns them.
-      far: one rate in [0, 1], or an array of them.
+      searches: the result of `open_set`.
+      far: one false accept rate in [0, 1], or an array of them.
       rank: one rank from 1, or an array of them.
-      rule: the threshold rule, as in `impostor_threshold`, whose N is the number of probes without
-        a mate.
+      rule: "strict" refuses probes without a mate that tie at the threshold, so that the measured
+        FAR never exceeds `far`; "blufr" accepts them (see `impostor_threshold`).
 
     Returns:
       The rates, in the shape of `rank` followed by that of `far`.

@@ -22,19 +22,23 @@ class Roc(NamedTuple):
     inf."""
 
     def rates(self) -> dict[str, list[float]]:
-        """Returns the false and true accept rates as lists, under the keys "far" and "tar"."""
+        """Returns {"far": false accept rates, "tar": true accept rates} as lists, for JSON."""
         return {"far": self.far.tolist(), "tar": self.tar.tolist()}
 
 
 class Det(NamedTuple):
-    """Detection error trade-off: both error rates, usually drawn on normal deviate axes."""
+    """A detection error trade-off (DET) curve: the two error rates at each threshold.
+
+    It is usually drawn on normal deviate axes.
+    """
 
     far: Points
     """False accept rate. The values rise."""
     frr: Points
     """False reject rate: share of the same pairs that are refused. The values fall."""
     thresholds: Points
-    """Threshold of each point, as in `Roc`."""
+    """Threshold of each point; a pair is accepted if its score is at least this. The first is inf,
+    at which no pair is accepted."""
 
 
 def roc(scores: Scores, same: Same) -> Roc:
@@ -101,11 +105,12 @@ def true_accept_rate(
     scores do not fit into memory, `streaming.ScoreStream` takes them in blocks.
 
     Args:
-      genuine: [same pairs] scores.
-      impostors: [different pairs] scores.
-      far: one rate in [0, 1], or an array of them; `supported` tells whether there are enough
-        impostor scores for a rate.
-      rule: the threshold rule, as in `impostor_threshold`.
+      genuine: [same pairs] scores of pairs of one person.
+      impostors: [different pairs] scores of pairs of two people.
+      far: one rate in [0, 1], or an array of them. For rates below 1 / number of impostor scores,
+        no false accept is allowed (see `threshold.supported`).
+      rule: "strict" refuses impostor scores that tie at the threshold, so that the measured FAR
+        never exceeds `far`; "blufr" accepts them (see `impostor_threshold`).
 
     Returns:
       The share of genuine scores that are accepted, in the shape of `far`.
@@ -139,13 +144,15 @@ def tar_at_far(scores: Scores, same: Same, far: float, *, rule: Rule = "strict")
       same: [pairs] bool.
       far: false accept rate in [0, 1]; below 1/N, for N different pairs, no false accept is
         allowed.
-      rule: the threshold rule, as in `impostor_threshold`.
+      rule: "strict" refuses different pairs that tie at the threshold; "blufr" accepts them, so
+        that the measured FAR may exceed `far` (see `impostor_threshold`).
 
     Returns:
       The share of same pairs that are accepted.
 
     Raises:
-      ValueError: as `roc`, or far is outside [0, 1].
+      ValueError: shapes differ, a score is not finite, `same` has other values than 0 and 1, there
+        are no same or no different pairs, or far is outside [0, 1].
 
     Example:
       >>> tar_at_far(np.array([0.9, 0.8, 0.3, 0.1]), np.array([True, False, True, False]), 0.5)

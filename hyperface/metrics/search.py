@@ -26,34 +26,45 @@ PENDING = 2**16
 
 
 class ScoredBlock(NamedTuple):
-    """The scores of one gallery block, computed in low precision."""
+    """Approximate scores of all probes against one block of gallery images.
+
+    They are computed from features that are rounded to low precision, such as bfloat16. `block`
+    below is the number of images, with padding.
+    """
 
     scores: jax.Array
     """[probes, block] float32 approximate cosines."""
     highest: jax.Array
-    """[probes, block / GROUP] highest score of each group."""
+    """[probes, block / GROUP] highest score in each group of GROUP (64) neighbouring images, by
+    which most groups can be skipped."""
     norms: jax.Array
     """[block] length of each feature of the block; 0 for padding."""
     error: jax.Array
-    """Scalar: largest distance between a unit vector of the block and its rounded form."""
+    """Scalar: largest rounding error of the block, the distance between a unit vector and its
+    rounded form. It bounds the error of the scores."""
 
 
 class Candidates(NamedTuple):
-    """Pairs of a probe and a gallery image that may reach the probe's threshold."""
+    """Pairs of a probe and a gallery image whose exact score may reach the probe's threshold."""
 
     probes: np.ndarray
-    """[pairs] row of the probe."""
+    """[pairs] row of the probe among all probes."""
     rows: np.ndarray
     """[pairs] row of the gallery image in its block."""
 
 
 class Probes:
-    """Scores probes, the images that are searched for, against blocks of a gallery.
+    """Finds, for images that are searched for (probes), the gallery images that may score high.
+
+    Scores are computed fast in low precision, with a bound on their error. The pairs that
+    `candidates` returns are then scored exactly by the caller, so that results stay exact.
 
     Args:
-      unit: [probes, dim] float32 unit features.
-      dtype: type of the factors of the products; it changes the speed, but not the results.
-      place: puts a block [rows, dim] on the device that scores it, or splits it over several.
+      unit: [probes, dim] float32 unit features of the probes.
+      dtype: type to which features are rounded for the fast products; it changes the speed and the
+        number of candidates, but not the final results.
+      place: function that puts a block [rows, dim] on the device that scores it, or splits it over
+        several devices.
     """
 
     def __init__(
@@ -72,8 +83,8 @@ class Probes:
         """Starts to compute the scores of a block on the device, and returns at once.
 
         Args:
-          block: [at most `rows`, dim] float32 features of any length.
-          rows: number of rows to which the block is padded, a multiple of GROUP. Give the same
+          block: [at most `rows`, dim] float32 features of gallery images, of any length.
+          rows: number of rows to which the block is padded, a multiple of GROUP (64). Give the same
             number for all blocks, because each new number compiles again.
         """
         if len(block) < rows:
@@ -82,21 +93,27 @@ class Probes:
         return _score(self._low, self._place(block))
 
     def bound(self, scored: ScoredBlock) -> np.ndarray:
-        """Returns [probes] upper bounds of |score - cosine| for all images of the block."""
+        """Returns [probes] bounds on the error of the approximate scores, |score - cosine|.
+
+        Each bound holds for all images of the block.
+
+        Args:
+          scored: the scores of the block.
+        """
         # The error was measured in float32 and may be rounded down, hence the factor 1.001.
         error = 1.001 * float(scored.error)
         # The bound of the module's docstring, in which |v'| <= |v| + |v' - v| = 1 + error.
         return self._lost * (1.0 + error) + error + self._rounding
 
     def candidates(self, scored: ScoredBlock, thresholds: np.ndarray, rows: int) -> Candidates:
-        """Returns the pairs whose cosine may reach the threshold of their probe.
+        """Returns the pairs of a block whose cosine may reach the threshold of their probe.
 
         All other pairs of the block are certainly below the threshold.
 
         Args:
-          scored: the scores of the block.
-          thresholds: [probes] smallest cosine of interest for each probe.
-          rows: number of rows of the block without the padding.
+          scored: the approximate scores of the block.
+          thresholds: [probes] smallest cosine of interest for each probe; inf for none.
+          rows: number of gallery images in the block, without the padding.
         """
         # Less the bound, so that no pair is lost because its approximate score is too low.
         lowest = thresholds - self.bound(scored)
@@ -135,10 +152,10 @@ def exact_cosines(
     """Returns the cosines [pairs] of pairs of rows, computed in float64 and rounded to float32.
 
     Args:
-      first: [images, dim] features of any length.
-      second: [others, dim].
-      of_first: [pairs] row numbers into `first`.
-      of_second: [pairs] row numbers into `second`.
+      first: [images, dim] features of any length above zero.
+      second: [others, dim] features of any length above zero.
+      of_first: [pairs] row in `first` of each pair.
+      of_second: [pairs] row in `second` of each pair.
     """
     cosines = np.empty(of_first.size, np.float32)
     for start in range(0, of_first.size, PAIRS):
@@ -156,7 +173,8 @@ class MateRanks:
 
     A mate is another image of the probe's person. Its rank is one more than the number of gallery
     scores of its probe that are at least the mate's score: ties count against the mate. A pair
-    whose rank exceeds `max_rank` needs no more scores.
+    whose rank exceeds `max_rank` needs no more scores. The attribute `wanted`, [probes], is the
+    lowest score that can still change a rank of each probe, or inf if none can.
 
     Args:
       probes: [pairs] row of the probe of each pair of a probe and its mate.
@@ -182,11 +200,12 @@ class MateRanks:
         self._update()
 
     def add(self, probes: np.ndarray, scores: np.ndarray) -> None:
-        """Counts scores of gallery images.
+        """Counts scores of gallery images; each score must be added once.
 
         Args:
           probes: [scores] row of the probe that each score belongs to.
-          scores: [scores] similarities. Scores below the probe's `wanted` may be left out.
+          scores: [scores] float32 similarities. Scores below the probe's `wanted` may be left out,
+            since they cannot change a rank.
         """
         # Lower scores cannot change a rank, or only one that exceeds max_rank already.
         reaching = scores >= self.wanted[probes]
@@ -195,7 +214,10 @@ class MateRanks:
             self._update()
 
     def ranks(self) -> np.ndarray:
-        """Returns the ranks [pairs], counted from 1; `max_rank` + 1 stands for all higher ranks."""
+        """Returns the rank of the mate in each pair, [pairs] from 1, after all added scores.
+
+        `max_rank` + 1 stands for all higher ranks.
+        """
         self._update()
         ranks = np.empty_like(self._counts)
         ranks[self._order] = np.minimum(self._counts, self._max_rank) + 1

@@ -12,15 +12,19 @@ from hyperface.metrics.threshold import allowed_impostors
 
 
 class Spread(NamedTuple):
-    """The mean and deviation of a score over splits."""
+    """The mean of a score over the splits of a pair list, and how much it varies."""
 
     mean: float
+    """Mean of the score over all splits."""
     deviation: float
-    """Standard deviation over splits (ddof 1); nan with one split."""
+    """Standard deviation of the score over splits (ddof 1); nan with one split."""
 
 
 class PairRates(NamedTuple):
-    """The verification rates of each split."""
+    """The verification rates of each split of a pair list.
+
+    A split is a group of pairs that is scored by itself, as the protocols of CFP and IJB-A ask.
+    """
 
     eer: PerFold
     """[splits] equal error rate."""
@@ -36,13 +40,20 @@ class PairRates(NamedTuple):
     accept."""
 
     def spread(self) -> dict[str, Spread]:
-        """Returns mean and deviation over splits, under "eer", "auc" and "tar_at_far_RATE"."""
+        """Returns score name -> mean and deviation over splits.
+
+        The names are "eer", "auc", and one such as "tar_at_far_0.001" per false accept rate.
+        """
         figures = {"eer": self.eer, "auc": self.auc}
         figures |= {f"tar_at_far_{far:g}": self.tar[:, i] for i, far in enumerate(self.fars)}
         return {name: _spread(values) for name, values in figures.items()}
 
     def unsupported(self) -> list[float]:
-        """Returns the false accept rates that some split has too few different pairs for."""
+        """Returns the false accept rates for which at least one split has too few different pairs.
+
+        A rate needs at least 1 / rate different pairs. With fewer pairs, `tar` of that split is the
+        true accept rate at no false accept.
+        """
         return [far for i, far in enumerate(self.fars) if np.any(self.allowed[:, i] == 0)]
 
 
@@ -56,7 +67,7 @@ def pair_rates(
     Args:
       scores: [pairs] similarities.
       same: [pairs] bool, True where both sides show one person.
-      split: [pairs] split id.
+      split: [pairs] whole number, the split that each pair belongs to.
       fars: false accept rates in [0, 1].
 
     Raises:

@@ -41,7 +41,8 @@ class ScoreStream:
     too high by "strict", and never too low by "blufr".
 
     Args:
-      tail: number of the highest impostor scores that are kept.
+      tail: number of the highest impostor scores that are kept. With N impostor scores, rates up to
+        (tail - 1) / N are exact.
       dtype: type of the scores. A block of another type raises an error, because rounding to
         another type would create ties.
 
@@ -72,7 +73,7 @@ class ScoreStream:
 
     @property
     def exact_far(self) -> float:
-        """The highest false accept rate whose threshold is exact by both rules."""
+        """The highest false accept rate whose threshold is exact, with the scores added so far."""
         return min(1.0, (self.tail.size - 1) / max(1, self.num_impostors))
 
     def add(
@@ -97,7 +98,10 @@ class ScoreStream:
                 self.tail.add(chunk)
 
     def merge(self, other: "ScoreStream") -> None:
-        """Adds all scores of another stream, which must have the same `tail` and `dtype`.
+        """Adds all scores of another stream to this one; the other stream does not change.
+
+        Args:
+          other: the stream, with the same `tail` and `dtype`.
 
         Raises:
           ValueError: the other stream has another `tail` or `dtype`.
@@ -111,11 +115,13 @@ class ScoreStream:
     def threshold(self, far: ArrayLike, *, rule: Rule = "strict") -> OfRates:
         """Returns the threshold for each false accept rate, in the shape of `far`.
 
-        It is exact up to `exact_far`, and a bin edge for higher rates.
+        It is exact for rates up to `exact_far`. For higher rates it is an edge of a histogram bin
+        near the exact threshold.
 
         Args:
           far: one false accept rate in [0, 1], or an array of them.
-          rule: the threshold rule, as in `impostor_threshold`.
+          rule: "strict" refuses impostor scores that tie at the threshold, so that the measured FAR
+            never exceeds `far`; "blufr" accepts them (see `impostor_threshold`).
 
         Raises:
           ValueError: no genuine or no impostor score was added, or a rate is outside [0, 1].
@@ -146,11 +152,18 @@ class ScoreStream:
         return np.where(exact, from_tail, (1.0 - bins * RESOLUTION).astype(self.dtype))[()]
 
     def true_accept_rate(self, far: ArrayLike, *, rule: Rule = "strict") -> OfRates:
-        """Returns the true accept rate at each false accept rate, in the shape of `far`.
+        """Returns the share of genuine scores at or above the threshold for each rate.
 
         Args:
           far: one false accept rate in [0, 1], or an array of them.
-          rule: the threshold rule, as in `impostor_threshold`.
+          rule: "strict" refuses impostor scores that tie at the threshold, so that the measured FAR
+            never exceeds `far`; "blufr" accepts them (see `impostor_threshold`).
+
+        Returns:
+          The true accept rates, in the shape of `far`.
+
+        Raises:
+          ValueError: no genuine or no impostor score was added, or a rate is outside [0, 1].
         """
         return accepted_share(self.genuine(), self.threshold(far, rule=rule))
 
@@ -159,7 +172,13 @@ class ScoreStream:
         return np.concatenate(self._genuine) if self._genuine else np.empty(0, self.dtype)
 
     def roc(self) -> Roc:
-        """Returns the ROC curve, with one point per bin that is not empty."""
+        """Returns the ROC curve, with one point per histogram bin that is not empty.
+
+        A bin is 2^-15 wide in cosine, so that scores within one bin are not told apart.
+
+        Raises:
+          ValueError: no genuine or no impostor score was added.
+        """
         self._check_both_kinds()
         genuine = np.bincount(_bins(self.genuine()), minlength=BINS)
         used = np.flatnonzero((genuine + self.histogram)[::-1])
@@ -198,17 +217,17 @@ def stream_all_pairs(
     exact_far: float = 0.01,
     place: Place = jnp.asarray,
 ) -> ScoreStream:
-    """Returns a stream of the cosines of all pairs of different images.
+    """Scores all pairs of different images by cosine, and returns a stream with all scores.
 
     The matrix of scores is computed in tiles, and never exists as a whole.
 
     Args:
-      unit: [images, dim] unit features; the scores have their type.
-      labels: [images] person of each image.
-      exact_far: the stream keeps so many impostor scores that all rates up to this false accept
-        rate are exact.
-      place: by default puts a tile's rows on JAX's default device; another function may split them
-        over several devices.
+      unit: [images, dim] features of unit length; the scores have their type.
+      labels: [images] person of each image, which tells genuine from impostor pairs.
+      exact_far: the stream keeps so many impostor scores that its thresholds are exact for all
+        false accept rates up to this one.
+      place: function that puts the rows of a tile on devices. The default takes JAX's default
+        device; another function may split the rows over several devices.
     """
     # Sorted by person, so that few tiles contain same pairs. Stable, so that the order of the
     # genuine scores does not depend on NumPy's sorting algorithm.

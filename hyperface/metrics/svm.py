@@ -22,15 +22,16 @@ from hyperface.metrics.verification import best_threshold, mean_best_threshold
 
 
 def svm_threshold(scores: Scores, same: Same) -> float:
-    """Returns the threshold of a linear SVM on the scores: the rule of NormFace's released code.
+    """Returns the threshold that a linear SVM chooses, as NormFace's released code does.
 
-    The SVM is libsvm's C-SVC with C = 1 and no shrinking, on the unscaled scores. The threshold is
-    the score at which its decision changes sign. If same pairs do not score higher than different
-    pairs, the threshold is -inf, which accepts every pair.
+    The SVM separates same pairs from different pairs by their score alone. It is libsvm's C-SVC
+    with C = 1 and no shrinking, on the unscaled scores. The threshold is the score at which its
+    decision changes sign. If same pairs do not score higher than different pairs, the threshold is
+    -inf, which accepts every pair.
 
     Args:
-      scores: [pairs] similarities.
-      same: [pairs] bool.
+      scores: [pairs] similarities of the pairs on which the threshold is chosen.
+      same: [pairs] bool, True where both images show one person.
 
     Returns:
       The threshold. A pair is decided to be the same if its score is at least the threshold.
@@ -57,11 +58,11 @@ def grid_threshold(scores: Scores, same: Same) -> float:
 
     Args:
       scores: [pairs] negative squared Euclidean distances of unit features.
-      same: [pairs] bool.
+      same: [pairs] bool, True where both images show one person.
 
     Returns:
-      The threshold of the scores. A pair is decided to be the same if its score is at least the
-      threshold.
+      The threshold of the scores, a negative squared distance. A pair is decided to be the same if
+      its score is at least the threshold.
 
     Example:
       >>> scores, same = np.array([-0.5, -0.8, -1.2]), np.array([True, True, False])
@@ -109,6 +110,9 @@ def histogram_intersection(a: Histograms, b: OtherHistograms) -> Intersections:
 
         K(a, b) = sum_i min(a_i, b_i) = (sum_i a_i + sum_i b_i - sum_i |a_i - b_i|) / 2
 
+    NormFace decides pairs of videos by an SVM with this kernel. A histogram describes one pair: the
+    cosines of all frames of one video with all frames of the other.
+
     Args:
       a: [n, bins] histograms with shares that are not negative.
       b: [m, bins] histograms of the same kind.
@@ -133,14 +137,15 @@ def histogram_intersection(a: Histograms, b: OtherHistograms) -> Intersections:
 
 
 def kernel_decisions(kernel: Kernel, same: Same, test: Tested) -> Decisions:
-    """Returns the decisions of an SVM about held-out pairs, after fitting it on all other pairs.
+    """Fits an SVM on some pairs, and returns its decisions about the held-out pairs.
 
     The SVM is libsvm's C-SVC on a precomputed kernel, with C = 1 and no shrinking, as in NormFace's
     released code.
 
     Args:
-      kernel: [pairs, pairs] kernel values.
-      same: [pairs] bool.
+      kernel: [pairs, pairs] kernel value of each pair with each pair, such as the
+        `histogram_intersection` of their histograms.
+      same: [pairs] bool, True where both sides show one person.
       test: [pairs] bool, True for the held-out pairs.
 
     Returns:

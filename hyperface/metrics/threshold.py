@@ -49,12 +49,15 @@ def checked_scores(scores: ArrayLike, name: str) -> np.ndarray:
 
 
 def allowed_impostors(far: ArrayLike, num_impostors: int, rule: Rule = "strict") -> np.ndarray:
-    """Returns how many of N impostor pairs a FAR allows: floor(far N), or round(far N).
+    """Returns how many of N impostor pairs may be accepted at a false accept rate (FAR).
 
     Args:
       far: one false accept rate in [0, 1], or an array of them.
       num_impostors: N, the number of impostor pairs.
-      rule: "strict" rounds down. "blufr" rounds to the nearest number, and halves up.
+      rule: "strict" rounds far * N down. "blufr" rounds it to the nearest number, and halves up.
+
+    Returns:
+      int64, in the shape of `far`.
 
     Raises:
       ValueError: a rate is outside [0, 1], or the rule is unknown.
@@ -78,22 +81,24 @@ def impostor_threshold(
 ) -> OfRates:
     """Returns the threshold at a false accept rate; all rates of this library use this function.
 
-    Of N impostor scores, k = `allowed_impostors` may be accepted. The two rules differ in ties:
+    Of N impostor scores, k may be accepted: far * N, rounded by `allowed_impostors`. The two rules
+    differ in the rounding and in ties:
 
-    - "strict": the threshold is the next number above the (k + 1)-th highest score. This score and
-      all equal scores are refused. So the measured FAR never exceeds the requested FAR.
-    - "blufr", the rule of BLUFR's released code: the threshold is the k-th highest score. All
-      scores equal to it are accepted too, so the measured FAR may exceed the requested FAR. At
-      k = 0 the threshold is the next number above the highest score. (The released code takes the
-      midpoint between the highest score and the lowest genuine score above it, which accepts the
-      same pairs.)
+    - "strict" rounds down. The threshold is the next number above the (k + 1)-th highest score.
+      This score and all equal scores are refused. So the measured FAR never exceeds the requested
+      FAR.
+    - "blufr", the rule of BLUFR's released code, rounds to the nearest number. The threshold is the
+      k-th highest score. All scores equal to it are accepted too, so the measured FAR may exceed
+      the requested FAR. At k = 0 the threshold is the next number above the highest score. (The
+      released code takes the midpoint between the highest score and the lowest genuine score above
+      it, which accepts the same pairs.)
 
     Both rules accept every pair at k = N.
 
     Args:
       impostors: [N] scores, or at least the k + 1 highest of them.
       far: one false accept rate in [0, 1], or an array of them.
-      rule: as above.
+      rule: "strict" or "blufr", as above.
       num_impostors: N. Needed only if `impostors` does not contain all N scores.
 
     Returns:
@@ -139,7 +144,12 @@ def impostor_threshold(
 
 
 def accepted_share(scores: np.ndarray, thresholds: ArrayLike) -> np.ndarray:
-    """Returns the share of the scores at or above each threshold, in the shape of `thresholds`."""
+    """Returns the share of the scores at or above each threshold, in the shape of `thresholds`.
+
+    Args:
+      scores: [pairs] similarities, at least one.
+      thresholds: one threshold, or an array of them.
+    """
     # Sorted once, so that each of many thresholds costs one binary search.
     ranked = np.sort(scores)
     return (ranked.size - np.searchsorted(ranked, thresholds, side="left")) / ranked.size

@@ -4,7 +4,7 @@ import numpy as np
 
 
 class Tail:
-    """Collects scores block by block and keeps exactly the highest ones.
+    """Collects scores block by block and keeps only the highest ones, from which thresholds follow.
 
     Args:
       size: number of scores to keep. Up to twice as many scores are in memory, plus one block.
@@ -31,7 +31,11 @@ class Tail:
         self._held = 0
 
     def add(self, scores: np.ndarray) -> None:
-        """Adds scores [scores], whose dtype must be that of the tail."""
+        """Adds a block of scores, of which only the highest are kept.
+
+        Args:
+          scores: one-dimensional, in the dtype of the tail.
+        """
         # Scores equal to the cut may be dropped: `size` scores at least as high are kept already.
         high = scores[scores > self.cut]
         self._kept.append(high)

@@ -25,23 +25,27 @@ BLOCK_BYTES = 64 * 2**20
 
 
 class Pairs(NamedTuple):
-    """Pairs of images, by the row numbers of both images."""
+    """A list of pairs of images; an image is given by its row in an array of features."""
 
     first: PairRows
-    """[pairs] row of the first image."""
+    """[pairs] row of the first image of each pair."""
     second: PairRows
-    """[pairs] row of the second image."""
+    """[pairs] row of the second image of each pair."""
     same: Same
     """[pairs] bool, True where both images show one person."""
 
 
 class FoldAccuracy(NamedTuple):
-    """The accuracy on each fold, at the threshold that was chosen on the other folds."""
+    """The accuracy on each fold (group of pairs), at the threshold chosen on all other folds.
+
+    The folds are in rising order of their ids.
+    """
 
     accuracy: PerFold
-    """[folds] balanced accuracy on the held-out fold, in [0, 1]."""
+    """[folds] accuracy on the fold, in [0, 1]: the mean of the share of same pairs that are
+    accepted and the share of different pairs that are refused."""
     thresholds: PerFold
-    """[folds] threshold; a pair is decided to be the same if its score is at least this."""
+    """[folds] threshold used on the fold; a pair is accepted if its score is at least this."""
 
     @property
     def mean(self) -> float:
@@ -57,12 +61,12 @@ class FoldAccuracy(NamedTuple):
 
 
 class Verification(NamedTuple):
-    """The verification result: how well scores separate same pairs from different pairs."""
+    """The result of `verify`: how well scores separate same pairs from different pairs."""
 
     folds: FoldAccuracy
-    """Accuracy on each fold."""
+    """Accuracy of k-fold cross-validation, one value per fold, and the thresholds."""
     tar_at_far: dict[float, float]
-    """False accept rate -> true accept rate, over all pairs."""
+    """False accept rate (0.01 and 0.001) -> true accept rate, over all pairs."""
     curve: Roc
     """ROC curve over all pairs."""
     scores: Scores
@@ -72,20 +76,26 @@ class Verification(NamedTuple):
 
     @property
     def unsupported(self) -> list[float]:
-        """The FARs of `tar_at_far` that have too few different pairs (see `supported`)."""
+        """The false accept rates of `tar_at_far` for which there are too few different pairs.
+
+        A rate needs at least 1 / rate different pairs. With fewer, its threshold allows no false
+        accept.
+        """
         different = int(np.sum(~self.pairs.same))
         return [far for far in self.tar_at_far if not supported(far, different)]
 
 
 def verify(features: Features, labels: Labels, *, folds: int = 10) -> Verification:
-    """Returns accuracy, TAR at FAR 0.01 and 0.001, and the ROC curve over all pairs of images.
+    """Scores all pairs of images by the cosine of their features, and computes verification rates.
 
-    The score of a pair is the cosine of both features.
+    These are the k-fold accuracy, the true accept rate (TAR) at the false accept rates (FAR) 0.01
+    and 0.001, and the ROC curve.
 
     Args:
       features: [images, dim] features of any length.
       labels: [images] person of each image.
-      folds: number of folds into which the pairs are split for the accuracy.
+      folds: number of folds into which the pairs are divided for the accuracy. The threshold for
+        each fold is chosen on all other folds.
 
     Raises:
       ValueError: a feature is zero or not finite, or there are fewer same or different pairs than
@@ -103,7 +113,11 @@ def verify(features: Features, labels: Labels, *, folds: int = 10) -> Verificati
 
 
 def all_pairs(labels: Labels) -> Pairs:
-    """Returns every unordered pair of different images, n (n - 1) / 2 of them."""
+    """Returns every unordered pair of different images, n (n - 1) / 2 of them for n images.
+
+    Args:
+      labels: [images] person of each image, which tells same pairs from different pairs.
+    """
     labels = np.asarray(labels)
     first, second = np.triu_indices(labels.size, k=1)
     return Pairs(first, second, labels[first] == labels[second])
@@ -111,6 +125,10 @@ def all_pairs(labels: Labels) -> Pairs:
 
 def cosine_scores(features: Features, pairs: Pairs) -> Scores:
     """Returns the cosine of each pair's features, in float64.
+
+    Args:
+      features: [images, dim] features of any length above zero.
+      pairs: the rows in `features` of both images of each pair.
 
     Raises:
       ValueError: a feature is zero or not finite, and so has no direction.
@@ -130,7 +148,10 @@ def cosine_scores(features: Features, pairs: Pairs) -> Scores:
 
 
 def deal_folds(same: Same, folds: int) -> Folds:
-    """Returns one fold id per pair, which spreads each kind of pairs evenly over the folds.
+    """Divides pairs into folds (groups for cross-validation) with equal shares of each kind.
+
+    The same pairs are dealt to the folds in turn, and so are the different pairs. Returns [pairs]
+    int64, the id of each pair's fold.
 
     Args:
       same: [pairs] bool, or 0 and 1.
@@ -160,8 +181,12 @@ def fold_accuracy(scores: Scores, same: Same, fold: Folds) -> FoldAccuracy:
 
     Args:
       scores: [pairs] similarities.
-      same: [pairs] bool.
-      fold: [pairs] fold id, as `deal_folds` returns it.
+      same: [pairs] bool, True where both images show one person.
+      fold: [pairs] id of the fold of each pair, as `deal_folds` returns it. Each fold needs pairs
+        of both kinds; otherwise its accuracy is NaN.
+
+    Raises:
+      ValueError: all other folds of a fold together have no same pairs or no different pairs.
     """
     held_out = [held_out_accuracy(scores, same, fold == i) for i in np.unique(fold)]
     accuracy, thresholds = np.array(held_out).T
@@ -178,13 +203,14 @@ def held_out_accuracy(
 
     Args:
       scores: [pairs] similarities.
-      same: [pairs] bool.
-      test: [pairs] bool, True for the held-out pairs.
-      rule: function (scores, same) -> threshold; `best_threshold` by default.
+      same: [pairs] bool, True where both images show one person.
+      test: [pairs] bool, True for the held-out pairs, on which the accuracy is computed.
+      rule: function that chooses a threshold, from the scores and `same` of the pairs that are not
+        held out. None takes `best_threshold`.
 
     Returns:
-      (accuracy, threshold): the balanced accuracy on the held-out pairs, and the threshold that
-      `rule` chooses on all other pairs.
+      (accuracy, threshold): the accuracy on the held-out pairs, the mean of the share of accepted
+      same pairs and the share of refused different pairs; and the threshold that `rule` chose.
     """
     same = checked_same(same)
     threshold = (rule or best_threshold)(scores[~test], same[~test])
@@ -192,7 +218,9 @@ def held_out_accuracy(
 
 
 def balanced_accuracy(scores: Scores, same: Same, threshold: float) -> float:
-    """Returns the mean of two shares: same pairs that are accepted, different pairs that are not.
+    """Returns the mean of the share of accepted same pairs and that of refused different pairs.
+
+    So a guess scores one half, even if there are more pairs of one kind.
 
     Args:
       scores: [pairs] similarities.
@@ -204,12 +232,17 @@ def balanced_accuracy(scores: Scores, same: Same, threshold: float) -> float:
 
 
 def best_threshold(scores: Scores, same: Same) -> float:
-    """Returns the threshold of the highest balanced accuracy, midway between two scores.
+    """Returns the threshold of the highest accuracy, midway between two scores.
 
-    A cut is a threshold between two neighbouring scores, and all cuts are tried. If several cuts
-    are equally good, their median is returned, or the higher of the middle two. The mean of these
-    cuts is not used, because it may be a worse cut. If no cut is as good as a guess, the threshold
-    accepts every pair.
+    Accuracy is the mean of the share of accepted same pairs and that of refused different pairs.
+    All thresholds between two neighbouring scores (cuts) are tried. If several cuts are equally
+    good, their median is returned, or the higher of the middle two. The mean of these cuts is not
+    used, because it may be a worse cut. If no cut is as good as a guess, the threshold accepts
+    every pair.
+
+    Args:
+      scores: [pairs] similarities.
+      same: [pairs] bool, or 0 and 1.
 
     Example:
       >>> scores, same = np.array([0.9, 0.7, 0.5, 0.3]), np.array([True, False, True, False])
@@ -221,10 +254,15 @@ def best_threshold(scores: Scores, same: Same) -> float:
 
 
 def mean_best_threshold(scores: Scores, same: Same) -> float:
-    """Returns the mean of all equally good cuts of `best_threshold`.
+    """Returns the mean of all thresholds that have the highest accuracy.
 
-    SphereFace's released code chooses its threshold so. The accuracy at the mean may be lower than
-    at any of these cuts.
+    SphereFace's released code chooses its threshold in this way. The thresholds are the midpoints
+    between two neighbouring scores; the accuracy at their mean may be lower than at any of them.
+    `best_threshold` takes their median instead.
+
+    Args:
+      scores: [pairs] similarities.
+      same: [pairs] bool, or 0 and 1.
     """
     return float(np.mean(_best_cuts(scores, same)))
 

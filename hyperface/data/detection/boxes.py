@@ -20,15 +20,18 @@ place."""
 
 
 def window_boxes(rows: np.ndarray, columns: np.ndarray, scale: np.ndarray) -> np.ndarray:
-    """Returns the boxes of P-net's windows in the photo.
+    """Returns the places in the photo of windows that P-net has scored.
+
+    P-net, the first network, slides over resized copies of the photo (the levels of a pyramid). Its
+    output has one row and column per window.
 
     Args:
-      rows: [n] row of each window in the network's output.
-      columns: [n] column of each window.
-      scale: [2] size of the level over the size of the photo, in x and y.
+      rows: [n] row of each window in the network's output for a level.
+      columns: [n] column of each window in this output.
+      scale: [2] size of the level divided by the size of the photo, in x and y.
 
     Returns:
-      [n, 4] boxes in pixels of the photo.
+      [n, 4] boxes (left, top, right, bottom) in pixels of the photo.
     """
     corner = STRIDE * np.stack([columns, rows], axis=1)
     return np.concatenate([corner, corner + PNET_SIDE], axis=1) / np.tile(scale, 2)
@@ -37,9 +40,12 @@ def window_boxes(rows: np.ndarray, columns: np.ndarray, scale: np.ndarray) -> np
 def corrected(boxes: np.ndarray, corrections: np.ndarray) -> np.ndarray:
     """Moves each side of a box by a fraction of the box's width or height.
 
+    The networks of the detector output such corrections with the probability of a face.
+
     Args:
       boxes: [n, 4] boxes (left, top, right, bottom).
-      corrections: [n, 4], one fraction per side, in the same order.
+      corrections: [n, 4], one fraction per side, in the same order; positive values move a side to
+        the right or down.
 
     Returns:
       [n, 4] corrected boxes.
@@ -52,7 +58,7 @@ def corrected(boxes: np.ndarray, corrections: np.ndarray) -> np.ndarray:
 
 
 def squares(boxes: np.ndarray) -> np.ndarray:
-    """Returns boxes [n, 4] whose shorter side is widened around the centre to make a square.
+    """Returns square boxes [n, 4]: the shorter sides are lengthened, and the centres stay.
 
     Example:
       >>> squares(np.array([[0.0, 0.0, 10.0, 20.0]]))
@@ -69,12 +75,13 @@ def overlap(
     """Returns the area that a box shares with each of several boxes, as a fraction.
 
     Args:
-      box: [4].
-      boxes: [n, 4].
-      of: the area by which the shared area is divided: that of the union, or of the smaller box.
+      box: [4], (left, top, right, bottom).
+      boxes: [n, 4], in the same order.
+      of: the area by which the shared area is divided: "union", the area that at least one of the
+        two boxes covers, or "smaller", the area of the smaller of the two boxes.
 
     Returns:
-      [n], from 0 to 1.
+      [n] fractions, from 0 (no common area) to 1.
     """
     low, high = np.maximum(box[:2], boxes[:, :2]), np.minimum(box[2:], boxes[:, 2:])
     # Each side is clipped, since two negative sides would multiply to a positive area.
@@ -94,10 +101,11 @@ def suppressed(
     """Applies non-maximum suppression: of boxes that overlap too much, only the best one stays.
 
     Args:
-      boxes: [n, 4].
-      scores: [n].
-      threshold: the overlap above which the box with the lower score is removed.
-      of: as in `overlap`.
+      boxes: [n, 4], (left, top, right, bottom).
+      scores: [n], higher for more certain boxes.
+      threshold: the overlap, from 0 to 1, above which the box with the lower score is removed.
+      of: what the shared area is divided by to give the overlap: the area of the "union" of both
+        boxes, or of the "smaller" box.
 
     Returns:
       Indices of the boxes that stay, with the best score first; equal scores keep their order.
@@ -114,14 +122,16 @@ def suppressed(
 
 
 def points_in(boxes: np.ndarray, fractions: np.ndarray) -> np.ndarray:
-    """Returns O-net's landmarks as (x, y) in pixels of the photo.
+    """Converts the landmarks that O-net, the last network, outputs to pixels of the photo.
 
     Args:
       boxes: [n, 4] the windows that were O-net's input, as (left, top, right, bottom).
-      fractions: [n, 10] five x and five y, as fractions of a window.
+      fractions: [n, 10] five x and then five y, as fractions of the window's width and height from
+        its left and top edge.
 
     Returns:
-      [n, 5, 2], with POINT_SHIFT added.
+      [n, 5, 2] points (x, y). POINT_SHIFT, half a pixel, is added to both, so that the landmarks
+      fit the templates of `hyperface.data.alignment`.
     """
     xy = np.stack([fractions[:, :5], fractions[:, 5:]], axis=-1)
     return boxes[:, None, :2] + xy * (boxes[:, None, 2:] - boxes[:, None, :2]) + POINT_SHIFT

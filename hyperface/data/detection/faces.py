@@ -10,14 +10,15 @@ from hyperface.errors import InputError, unknown_name
 
 
 class Faces(NamedTuple):
-    """The faces of a photo."""
+    """The n faces that a detector found in a photo; n may be 0."""
 
     boxes: np.ndarray
     """[n, 4] left, top, right, bottom in pixels."""
     scores: np.ndarray
-    """[n] how sure the detector is of each face; only their order matters."""
+    """[n] how sure the detector is of each face, higher for surer; the scale does not matter."""
     landmarks: np.ndarray
-    """[n, 5, 2] points (x, y) in pixels, in the order of `hyperface.data.landmarks`."""
+    """[n, 5, 2] points (x, y) in pixels: left eye, right eye, nose, and left and right corner of
+    the mouth, where left is left in the image."""
 
 
 Detector = Callable[[np.ndarray], tuple[Any, Any, Any]]
@@ -29,10 +30,17 @@ Which = Literal["largest", "central", "all"]
 
 
 def checked(found: Any) -> Faces:
-    """Checks the result of a detector, and returns it as arrays of float64.
+    """Checks the result of a detector, which may be the user's own code.
+
+    Args:
+      found: what the detector returned: (boxes [n, 4], scores [n], landmarks [n, 5, 2]).
+
+    Returns:
+      The same numbers as arrays of float64. Landmarks may still be nan; `chosen` leaves such faces
+      out.
 
     Raises:
-      InputError: the shapes are not those of `Faces`, or a box or a score is not finite.
+      InputError: the result has other parts or shapes, or a box or a score is not finite.
     """
     try:
         boxes, scores, landmarks = (np.asarray(part, np.float64) for part in found)
@@ -52,7 +60,10 @@ def checked(found: Any) -> Faces:
 
 
 def chosen(faces: Faces, shape: tuple[int, int], which: Which = "largest") -> np.ndarray:
-    """Chooses among the faces of a photo; faces whose landmarks cannot be aligned are left out.
+    """Chooses among the faces of a photo; faces with impossible landmarks are left out.
+
+    Landmarks are impossible if no face can have them, for example if left and right are swapped or
+    a point is far outside of the photo.
 
     Args:
       faces: the faces of the photo.
@@ -62,7 +73,8 @@ def chosen(faces: Faces, shape: tuple[int, int], which: Which = "largest") -> np
         distance, as NormFace's code does. "all" takes every face, the largest first.
 
     Returns:
-      [k] indices of the chosen faces; k is 0 if the photo has no face.
+      [k] indices of the chosen faces in `faces`; k is 0 if the photo has no usable face, and at
+      most 1 unless `which` is "all".
     """
     usable = np.array([i for i in range(len(faces.boxes)) if _alignable(faces, i, shape)], np.intp)
     boxes = faces.boxes[usable]

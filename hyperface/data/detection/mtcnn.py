@@ -35,10 +35,11 @@ network, each network is compiled once for all photos."""
 
 @dataclass(frozen=True)
 class Mtcnn:
-    """Finds faces and their five landmarks in photos of any size.
+    """A detector: it finds faces and their five landmarks in photos of any size.
 
-    Its time and memory are limited: in a photo whose longer side has more than 1,000 pixels, it
-    finds faces of at least a fiftieth of that side.
+    An object is called with a photo, [height, width, 3] uint8 RGB, and returns `Faces`, the most
+    probable face first. To limit time and memory, in a photo whose longer side has more than 1,000
+    pixels it finds by default only faces of at least a fiftieth of that side.
 
     The landmarks are one pixel to the right of and below their exact place, as those of the
     released programs are (MATLAB counts pixels from 1). The templates in `hyperface.data.alignment`
@@ -57,10 +58,14 @@ class Mtcnn:
     """
 
     smallest: float | None = None
-    """Side in pixels of the smallest face to find; by default 20, and more in large photos."""
+    """Side in pixels of the smallest face to find, at least 1. None takes 20, or a fiftieth of the
+    photo's longer side if that is more."""
     thresholds: tuple[float, float, float] = (0.6, 0.7, 0.7)
-    """For each network, the probability of a face above which a window passes."""
+    """For P-net, R-net and O-net, which check each window one after the other: the probability of a
+    face, from 0 to 1, above which a window passes on."""
     weights: Arrays = field(default_factory=installed_weights, repr=False, compare=False)
+    """Network ("pnet", "rnet" or "onet") -> name -> array; by default the weights of the installed
+    distribution `mtcnn`."""
 
     def __post_init__(self) -> None:
         expect(self.smallest is None or self.smallest >= 1, "smallest", "1 or more", self.smallest)

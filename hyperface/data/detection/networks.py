@@ -70,12 +70,13 @@ def pnet(weights: Weights, images: jax.Array) -> jax.Array:
     """Computes the probability of a face in every window of 12 x 12 pixels, with stride 2.
 
     Args:
-      weights: those of SHAPES["pnet"].
-      images: [batch, height, width, 3].
+      weights: the arrays of P-net by name, with the shapes in SHAPES["pnet"].
+      images: [batch, height, width, 3] float32 RGB, scaled by (pixel - 127.5) / 128.
 
     Returns:
-      [batch, (height - 10) // 2, (width - 10) // 2, 5]: the probability of a face, and the four
-      corrections (left, top, right, bottom) of its box.
+      [batch, (height - 10) // 2, (width - 10) // 2, 5], one vector per window: the probability of a
+      face, and by how much the left, top, right and bottom side of the window should be moved, as
+      fractions of the window's side.
     """
     x = _pool(_conv(weights, "conv1", images), 2, "SAME")
     x = _conv(weights, "conv3", _conv(weights, "conv2", x))
@@ -86,11 +87,12 @@ def rnet(weights: Weights, windows: jax.Array) -> jax.Array:
     """Computes the probability of a face in windows of 24 x 24 pixels.
 
     Args:
-      weights: those of SHAPES["rnet"].
-      windows: [batch, 24, 24, 3].
+      weights: the arrays of R-net by name, with the shapes in SHAPES["rnet"].
+      windows: [batch, 24, 24, 3] float32 RGB, scaled by (pixel - 127.5) / 128.
 
     Returns:
-      [batch, 5]: the probability of a face, and the four corrections of its box.
+      [batch, 5]: the probability of a face, and by how much the left, top, right and bottom side of
+      the window should be moved, as fractions of the window's side.
     """
     x = _pool(_conv(weights, "conv1", windows), 3, "SAME")
     x = _pool(_conv(weights, "conv2", x), 3, "VALID")
@@ -102,13 +104,19 @@ def onet(weights: Weights, windows: jax.Array) -> jax.Array:
     """Computes the probability of a face and five landmarks in windows of 48 x 48 pixels.
 
     Args:
-      weights: those of SHAPES["onet"].
-      windows: [batch, 48, 48, 3].
+      weights: the arrays of O-net by name, with the shapes in SHAPES["onet"].
+      windows: [batch, 48, 48, 3] float32 RGB, scaled by (pixel - 127.5) / 128.
 
     Returns:
-      [batch, 15]: the probability of a face, the four corrections of its box, the x of the five
-      points (left eye, right eye, nose, corners of the mouth) and their y, as fractions of the
-      window's side from its left and top edge.
+      [batch, 15], in this order:
+
+      - the probability of a face
+      - by how much the left, top, right and bottom side of the window should be moved
+      - the x of five points: left eye, right eye, nose, left and right corner of the mouth
+      - the y of the same points
+
+      All but the probability are fractions of the window's side; points are measured from its left
+      and top edge.
     """
     x = _pool(_conv(weights, "conv1", windows), 3, "SAME")
     x = _pool(_conv(weights, "conv2", x), 3, "VALID")

@@ -23,27 +23,39 @@ _OVERLAP = PNET_SIDE - STRIDE
 
 
 class Tile(NamedTuple):
-    """A part of a level of the pyramid, and its place on a canvas; all in pixels."""
+    """A rectangular part of a resized photo, and the place where it is copied to a canvas.
+
+    A photo is searched at many sizes, the levels of its pyramid. The levels are cut into tiles. The
+    tiles are copied to square canvases of CANVAS x CANVAS pixels, the only input size of P-net.
+    """
 
     level: int
-    """Index of the level."""
+    """Index of the level, 0 for the largest size."""
     top: int
+    """First row of the tile in its level."""
     left: int
-    """The top left corner of the part in its level, with `top`."""
+    """First column of the tile in its level."""
     height: int
+    """Height of the tile in pixels."""
     width: int
+    """Width of the tile in pixels."""
     canvas: int
     """Index of the canvas."""
     row: int
+    """First row of the tile on its canvas."""
     column: int
-    """The top left corner of the part on its canvas, with `row`."""
+    """First column of the tile on its canvas."""
 
 
 class Photo:
-    """A photo with copies of a half, a quarter and so on of its size, from which parts are resized.
+    """A photo from which parts are cut out and resized, quickly for parts of any size.
 
-    To reduce a part of an image, Pillow reads all of its pixels. With these copies the cost of a
-    window does not depend on the size of the face.
+    It keeps copies of the photo at a half, a quarter and so on of its size, and takes each part
+    from the copy of the nearest size that is large enough. With the photo alone, Pillow would read
+    all pixels of a large part to reduce it.
+
+    Args:
+      pixels: [height, width, 3] uint8.
     """
 
     def __init__(self, pixels: np.ndarray) -> None:
@@ -63,11 +75,13 @@ class Photo:
         return np.asarray(copy.resize((width, height), Image.Resampling.BILINEAR))
 
     def windows(self, boxes: np.ndarray, side: int) -> np.ndarray:
-        """Cuts square parts out of the photo at one size; grey outside of the photo.
+        """Cuts square parts out of the photo and resizes all of them to one size.
+
+        Pixels outside of the photo are grey (128).
 
         Args:
-          boxes: [n, 4] boxes (left, top, right, bottom) in pixels of the photo.
-          side: side of each result in pixels.
+          boxes: [n, 4] square boxes (left, top, right, bottom) in pixels of the photo.
+          side: side in pixels of each result.
 
         Returns:
           [n, side, side, 3] uint8.
@@ -89,13 +103,18 @@ class Photo:
 
 
 def levels(height: int, width: int, smallest: float) -> list[tuple[int, int]]:
-    """Returns the (height, width) of each level of a photo's pyramid, the largest first.
+    """Returns the sizes (height, width) at which a photo is searched, the largest first.
+
+    P-net finds faces that fill a window of 12 x 12 pixels. Larger faces are found in reduced copies
+    of the photo, the levels of a pyramid; each level has half the area of the level before.
 
     Args:
       height: height of the photo.
       width: width of the photo.
-      smallest: side in pixels of the smallest face to find; at the first level such a face fills a
-        window of P-net.
+      smallest: side in pixels of the smallest face to find; it fills a window at the first level.
+
+    Returns:
+      The sizes; an empty list if the photo is smaller than the smallest face.
     """
     sizes = []
     scale = PNET_SIDE / smallest
@@ -107,14 +126,18 @@ def levels(height: int, width: int, smallest: float) -> list[tuple[int, int]]:
 
 
 def packed(sizes: list[tuple[int, int]]) -> list[Tile]:
-    """Cuts levels into tiles, and places the tiles in rows on canvases.
+    """Plans how the levels of a pyramid are cut into tiles and packed onto square canvases.
 
+    P-net then runs on canvases of one size, CANVAS x CANVAS pixels, for photos of every size.
     Neighbouring tiles overlap, so that each window of a level is completely inside one tile. Tiles
     start at even rows and columns, as P-net's windows do, so that the result of a window does not
     depend on the place of its tile.
 
     Args:
-      sizes: (height, width) of each level.
+      sizes: (height, width) of each level, as `levels` returns them.
+
+    Returns:
+      The tiles, in the order in which they are placed.
     """
     parts = [
         (min(CANVAS, height - top), min(CANVAS, width - left), level, top, left)
@@ -136,7 +159,11 @@ def packed(sizes: list[tuple[int, int]]) -> list[Tile]:
 
 
 def grid(length: int) -> int:
-    """Returns the number of P-net's windows that fit into a length in pixels."""
+    """Returns the number of P-net's windows (12 pixels, stride 2) along a side of `length` pixels.
+
+    Args:
+      length: height or width in pixels of a tile or a canvas, at least 12.
+    """
     return (length - PNET_SIDE) // STRIDE + 1
 
 

@@ -37,16 +37,16 @@ AHEAD = 4
 
 
 class Found(NamedTuple):
-    """The landmarks file of a source, and the numbers of photos and faces."""
+    """The result of searching the photos of a source for faces."""
 
     path: Path
-    """The landmarks file."""
+    """The landmarks file that was written: CSV with one line per face."""
     photos: int
     """Number of photos that were searched."""
     with_faces: int
-    """Number of photos with at least one face."""
+    """Number of photos with at least one usable face."""
     with_several: int
-    """Number of photos with several faces."""
+    """Number of photos in which the detector found several faces."""
     unreadable: int
     """Number of photos that could not be decoded. `prepare` lists them with the reason."""
 
@@ -69,23 +69,27 @@ def find_landmarks(
     replace: bool = False,
     progress: Callable[[int, int], None] | None = None,
 ) -> Found:
-    """Finds the faces of a source and writes `landmarks.csv` into a folder.
+    """Finds the faces in the photos of a source and writes `landmarks.csv` into a folder.
 
-    If the landmarks of the same photos are there already, they are returned. A photo without a face
-    gets a line of nan, which can be filled in by hand.
+    The file has one line per face. A photo without a face gets a line of nan, which can be filled
+    in by hand. If the folder already has the landmarks of the same photos, detector and choice, no
+    photo is searched again. A killed call continues after its last 1,000 finished photos.
 
     Args:
       source: the photos.
-      detector: a function as in `Detector`, such as `Mtcnn()`.
+      detector: function from one photo, [height, width, 3] uint8 RGB, to (boxes [n, 4], scores [n],
+        landmarks [n, 5, 2]), such as `Mtcnn()`. Its own errors are raised unchanged.
       folder: the folder of the data set that is prepared from the photos.
-      which: which of several faces in a photo are taken, as in `chosen`.
+      which: which of several faces in a photo are taken: "largest", "central" (the face nearest to
+        the centre) or "all".
       keep: names of the photos to search; None searches all.
-      replace: whether landmarks of other photos, or of another detector or choice, are replaced.
+      replace: whether existing landmarks of other photos, of another detector or of another choice
+        may be replaced. Landmarks that were edited by hand are never replaced.
       progress: called with (number of finished photos, number of all photos).
 
     Raises:
-      InputError: the folder has landmarks that were edited, or landmarks of other photos; it cannot
-        be written; or the detector returned something other than faces.
+      InputError: the folder has landmarks that were edited, or other landmarks while `replace` is
+        off; it cannot be written; or the detector returned something other than faces.
     """
     indices = [i for i, name in enumerate(source.names) if keep is None or name in keep]
     # The key covers all inputs of the landmarks, so that parts of other inputs are never mixed in.

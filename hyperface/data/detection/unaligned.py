@@ -18,16 +18,20 @@ ORL."""
 
 
 def look_raw(source: Source, detector: Detector) -> str:
-    """Returns the reason why images look like photos that were not aligned.
+    """Finds out from a sample of images whether they look like photos that were not aligned.
+
+    In aligned images the eyes are far apart for the image's width, and each landmark is at nearly
+    the same place in every image.
 
     Args:
-      source: images of one size.
-      detector: a function as in `Detector`.
+      source: images of one size, of which 8 are examined.
+      detector: function from one photo, [height, width, 3] uint8 RGB, to (boxes [n, 4], scores [n],
+        landmarks [n, 5, 2]), such as `Mtcnn()`.
 
     Returns:
-      A clause such as "the eyes are 0.17 of the width apart, expected 0.25 or more". It is "" if
-      the images look aligned, or if fewer than half of the sample show a face, since nothing is
-      known then.
+      The reason why the images look unaligned, a clause such as "the eyes are 0.17 of the width
+      apart, expected 0.25 or more". It is "" if the images look aligned, and also if less than half
+      of the sample shows a face, since nothing is known then.
     """
     # Evenly spaced, since neighbouring images often show one person.
     places = np.unique(np.linspace(0, len(source.names) - 1, SAMPLE).astype(int))

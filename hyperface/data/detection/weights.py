@@ -37,7 +37,11 @@ Arrays = dict[str, dict[str, np.ndarray]]
 
 
 def installed_weights() -> Arrays:
-    """Returns network -> name -> array: the weights from the installed distribution `mtcnn`.
+    """Returns MTCNN's weights from the files of the installed distribution `mtcnn`.
+
+    Returns:
+      Network ("pnet", "rnet" or "onet") -> name of an array, such as "conv1/kernel" -> float32
+      array. Names and shapes are those in `networks.SHAPES`.
 
     Raises:
       InputError: the distribution or the package lz4 is not installed, or a file is not the one
@@ -68,15 +72,18 @@ def installed_weights() -> Arrays:
 
 
 def read_network(data: bytes, network: str) -> dict[str, np.ndarray]:
-    """Returns the arrays of one network from the content of its file.
+    """Reads the weights of one network, without running code that the data name.
 
     Args:
-      data: an LZ4 frame.
-      network: a key of `SHAPES`.
+      data: the content of the file: an LZ4 frame with a list of arrays that joblib wrote.
+      network: "pnet", "rnet" or "onet".
+
+    Returns:
+      Name of an array, such as "conv1/kernel" -> float32 array.
 
     Raises:
-      InputError: the data are damaged, or contain anything but float32 arrays of the network's
-        shapes.
+      InputError: the data are damaged, have more than LARGEST bytes unpacked, or contain anything
+        but finite float32 arrays of the network's shapes.
     """
     shapes = SHAPES[network]
     try:
@@ -92,7 +99,10 @@ def read_network(data: bytes, network: str) -> dict[str, np.ndarray]:
 
 
 def read_arrays(data: bytes) -> list[np.ndarray]:
-    """Returns the arrays in a list that joblib wrote without compression.
+    """Reads a list of arrays that joblib wrote without compression, without running any code.
+
+    Args:
+      data: joblib's file, a pickle in which the bytes of the arrays are inserted.
 
     Raises:
       ValueError: the data are damaged, or are anything but a list of float32 arrays.

@@ -24,7 +24,7 @@ PARTS = {"train": "train", "test": "t10k"}
 
 
 def digits(root: Path) -> Source:
-    """Returns the 60,000 training and 10,000 test images of MNIST; an identity is a digit.
+    """Opens the MNIST images in a folder as a source; the ten digits stand for people.
 
     Args:
       root: folder with `train-images-idx3-ubyte` and the other three files, plain or with .gz.
@@ -57,10 +57,12 @@ def digits(root: Path) -> Source:
 
 
 def downloaded_digits() -> Source:
-    """Downloads MNIST, 11 MB, from the address that TFDS uses, and opens it.
+    """Downloads MNIST (11 MB) from the address that TFDS uses, and opens it as a source.
+
+    The files are not kept: the images are in memory.
 
     Raises:
-      InputError: the download failed.
+      InputError: the download failed, or a downloaded file is damaged.
     """
     with tempfile.TemporaryDirectory() as folder:
         try:
@@ -79,10 +81,14 @@ def downloaded_digits() -> Source:
 
 
 def read_idx(path: Path) -> np.ndarray:
-    """Returns the array in an IDX file of unsigned bytes, plain or gzipped.
+    """Returns the uint8 array in an IDX file, the format of MNIST, plain or gzipped.
+
+    Args:
+      path: the file without ".gz". If there is a file with ".gz" beside it, that one is read.
 
     Raises:
-      InputError: the file is missing, is not IDX, or has another length than its header announces.
+      InputError: the file is missing, is not IDX of unsigned bytes, has more than LARGEST_FILE
+        bytes unpacked, or has another length than its header announces.
     """
     # The files are distributed packed, and some programs unpack them.
     packed = path.with_name(path.name + ".gz")

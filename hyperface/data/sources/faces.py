@@ -11,13 +11,16 @@ from hyperface.errors import InputError
 
 
 def with_faces(source: Source, faces: Collection[str]) -> Source:
-    """Returns a source with one image per face in a landmarks file.
+    """Returns a source in which a photo with several faces occurs once per face.
 
-    A photo without landmarks stays as one image. Each face has the identity of its photo.
+    So each face can be aligned and stored as an image of its own. All faces of a photo get the
+    identity of the photo. `read` returns the whole photo for each of them. A photo without a second
+    face stays as it is.
 
     Args:
       source: the photos.
-      faces: names of the faces, as `landmarks.face_name` builds them: IMAGE, IMAGE#2, IMAGE#3.
+      faces: names of the faces in the landmarks file: IMAGE for the first face of a photo, IMAGE#2
+        for the second, and so on. Names of other photos are ignored.
 
     Raises:
       InputError: a photo has several faces, but the source has pairs of images.

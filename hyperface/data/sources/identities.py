@@ -34,21 +34,24 @@ SHOWN = 3
 
 
 class Choice(NamedTuple):
-    """The level at which each folder is one person."""
+    """The result of `choose`: the depth in a tree of folders at which each folder is one person."""
 
     level: int
-    """The level, from 1."""
+    """The depth of the folders that are people; 1 means the folders directly in the source."""
     doubt: str = ""
-    """A sentence about another possible level; "" if there is none."""
+    """A sentence about another depth that is possible too; "" if there is none."""
 
 
 class Reading(NamedTuple):
-    """The people and images of a source if each folder of one level is one person."""
+    """What a source would contain if each folder at a certain depth were one person.
+
+    It is used in messages, where the user can compare several depths.
+    """
 
     level: int
-    """The level, from 1."""
+    """The depth; 1 means the folders directly in the source."""
     people: list[str]
-    """Names of the folders of that level, sorted."""
+    """Names of the folders at that depth, sorted, each once."""
     images: int
     """Number of images in or below these folders."""
 
@@ -61,16 +64,21 @@ class Reading(NamedTuple):
 
 
 def choose(folders: Folders, origin: str, level: int | None = None) -> Choice:
-    """Finds the level at which each folder is one person.
+    """Finds the depth in a tree of folders at which each folder is one person.
+
+    Level 1 means the folders directly in the source. In `train/ID/1.jpg` the people are at level 2,
+    and in `ID/frontal/1.jpg` at level 1.
 
     Args:
-      folders: all folders that contain images.
+      folders: path of each folder that contains images, as a tuple of names -> number of images
+        directly in it. () is the source itself.
       origin: name of the source without its suffix. Archives often have a single top folder of that
         name, which is not a person.
-      level: the level that the user chose; None finds it.
+      level: the level that the user chose; None finds it by the names and numbers of the folders.
 
     Raises:
-      InputError: there is no such level, or two levels are equally likely.
+      InputError: there is no such level, two levels are equally likely, or most images are outside
+        of any folder.
     """
     deepest, loose = max(map(len, folders)), folders.get((), 0)
     if level is not None:
@@ -105,7 +113,12 @@ def choose(folders: Folders, origin: str, level: int | None = None) -> Choice:
 
 
 def reading(folders: Folders, level: int) -> Reading:
-    """Returns the people and the images if each folder of a level is one person."""
+    """Returns the people and the number of images if each folder at a certain depth is one person.
+
+    Args:
+      folders: path of each folder, as a tuple of names -> number of images directly in it.
+      level: the depth; 1 means the folders directly in the source.
+    """
     below = {path: count for path, count in folders.items() if len(path) >= level}
     return Reading(level, sorted({path[level - 1] for path in below}), sum(below.values()))
 

@@ -42,17 +42,21 @@ _BY_SUFFIX = {
 
 
 def open_source(source: str, data_dir: Path, *, kind: str | None = None, **options: Any) -> Source:
-    """Opens a source.
+    """Opens a collection of images, whatever its format, as a `Source`.
 
     Args:
-      source: "orl", "mnist", "tfds:NAME", or a path.
-      data_dir: folder of TFDS data sets.
-      kind: one of `KINDS`; by default it follows from the path.
-      **options: options of that kind, such as `root` for a list.
+      source: "orl" (AT&T faces), "mnist" (downloaded), "tfds:NAME" (a TFDS data set), or the path
+        of a file or folder.
+      data_dir: the folder in which TFDS keeps its data sets; used only for "tfds:NAME".
+      kind: format of the file or folder: "folder", "zip", "tar", "list", "recordio",
+        "verification", "parquet" or "digits". None takes the one that follows from the suffix or
+        from the files in the folder.
+      **options: keyword arguments of the function in `KINDS` that opens this format, such as `root`
+        for a list. Options that are None or False count as not given.
 
     Raises:
-      InputError: the kind of the path is not clear, the kind does not have an option, or the source
-        cannot be used.
+      InputError: the format of the path is not clear, the format does not have an option, or the
+        source cannot be used.
     """
     # The command line passes all options; None and False mean that an option was not given.
     options = {name: value for name, value in options.items() if value not in (None, False)}

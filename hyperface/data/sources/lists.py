@@ -14,16 +14,17 @@ _WHOLE = re.compile(r"([0-9]+)(\.0*)?")
 
 
 def listed(path: Path, *, root: Path | None = None, distinct_case: bool = False) -> Source:
-    """Returns the images that a list file names.
+    """Opens the images that a text file lists, one per line, as a source.
 
-    A line is `path label` (the path may contain spaces), or tab-separated `index label path`
-    (im2rec) or `aligned path label ...` (insightface). The label is the identity.
+    A line has one of three forms: `path label`, where the path may contain spaces (Caffe);
+    tab-separated `index label path` (MXNet's im2rec); or tab-separated `aligned path label ...`
+    (insightface). The label is the identity of the image. A path that occurs again is rejected.
 
     Args:
       path: the list file, in UTF-8.
-      root: the folder to which the paths are relative; by default the folder of the list.
-      distinct_case: whether two labels that differ only in case are two people. If not, they are
-        refused.
+      root: the folder to which the paths are relative; None takes the folder of the list.
+      distinct_case: True takes two labels that differ only in case as two people; False raises an
+        error for them.
 
     Raises:
       InputError: the list cannot be read, a line has none of these forms, no line names an image,

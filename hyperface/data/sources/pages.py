@@ -31,14 +31,20 @@ _ENCODING = {5: 2, 7: 2, 8: 4}
 
 
 def check_pages(path: Path, columns: Collection[str]) -> None:
-    """Checks that the pages of some columns state sizes that can be true.
+    """Checks a parquet file, before PyArrow reads it, for sizes that could exhaust the memory.
+
+    A page is a part of a column that is packed as a whole, and PyArrow allocates the unpacked size
+    that the header of a page announces.
 
     Args:
-      path: the parquet file.
-      columns: the paths of the columns, with dots between the names.
+      path: the parquet file, which may be hostile.
+      columns: the columns that will be read: their paths, with dots between the names, such as
+        "image.bytes". Other columns are not checked.
 
     Raises:
-      ValueError: a size, place or encoding cannot be accepted; the message says which.
+      ValueError: the footer is damaged or has more than LONGEST_FOOTER bytes, a page announces more
+        than MAX_PAGE bytes, a place is outside of the file, or an encoding is not accepted. The
+        message says which.
     """
     with path.open("rb") as file:
         size = file.seek(0, 2)

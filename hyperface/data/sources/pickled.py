@@ -22,13 +22,24 @@ _MARK = object()
 
 
 class Array:
-    """Stands for a numpy.ndarray in a pickle: one-dimensional data of one byte per item."""
+    """Stands for a numpy.ndarray in a pickle: one-dimensional data of one byte per item.
+
+    `data` is a memoryview of the items, and `dtype` is uint8 or bool. A new array is empty.
+    """
 
     def __init__(self) -> None:
         self.data, self.dtype = memoryview(b""), np.dtype("u1")
 
     def fill(self, dtype: Any, data: Any) -> None:
-        """Sets dtype and data from the pickled state; ValueError if they are not bytes or bools."""
+        """Sets the dtype and the data of the array, from values that the pickle contains.
+
+        Args:
+          dtype: a dtype that the machine has read, of bytes or of bools.
+          data: memoryview of the items, one byte per item.
+
+        Raises:
+          ValueError: one of both is another kind of value, as in an array of objects.
+        """
         if not (isinstance(dtype, _DType) and isinstance(data, memoryview)):
             raise ValueError("an array of objects")
         self.data, self.dtype = data, dtype.dtype
@@ -44,10 +55,15 @@ class _Text(NamedTuple):
 
 
 class Global(NamedTuple):
-    """A function or class that the pickle names; it is never imported."""
+    """A function or class that the pickle names; it is never imported.
+
+    Only names in `Machine.calls` become a `Global`; the pickle is refused for any other name.
+    """
 
     module: str
+    """Name of the module, such as "numpy.core.multiarray"."""
     name: str
+    """Name of the function or class in this module, such as "_reconstruct"."""
 
 
 class _DType:
@@ -60,11 +76,18 @@ class _DType:
 
 
 def loads(data: bytes) -> Any:
-    """Returns the value of a pickle; bytes and Python 2's text are memoryviews of `data`.
+    """Returns the value of a pickle, without running code that the pickle names.
+
+    The value may consist of lists, tuples, bytes, text, bools, whole numbers, None, and arrays of
+    bytes or bools. In the result an array is an `Array`, and bytes and Python 2's text are
+    memoryviews, mostly of `data` itself.
+
+    Args:
+      data: the content of the file, which may be hostile.
 
     Raises:
-      ValueError: the pickle is damaged, contains a value of another type, or has more than
-        MAX_STEPS instructions.
+      ValueError: the pickle is damaged, contains a value of another type, names another function or
+        class, or has more than MAX_STEPS instructions.
     """
     machine = Machine(data)
     try:
@@ -78,13 +101,17 @@ def loads(data: bytes) -> Any:
 class Machine:
     """The stack machine that interprets a pickle and refuses every instruction it does not know.
 
-    A subclass may know other instructions (`steps`) and other functions (`calls`).
+    A pickle is a sequence of instructions, each of one byte and its arguments, that push values on
+    a stack and combine them. `at` is the position of the next byte to read. A subclass may know
+    other instructions (`steps`) and other functions (`calls`).
     """
 
     steps: ClassVar[dict[int, Callable[["Machine"], Any]]]
-    """Code of each known instruction -> the function that executes it; set below."""
+    """Byte of each known instruction -> function (machine) that executes it by reading the next
+    bytes and changing the stack. What the function returns is ignored."""
     calls: ClassVar[dict[tuple[str, str], Callable[..., Any]]]
-    """(module, name) that a pickle may name -> the function called instead; set below."""
+    """(module, name) of each function that a pickle may call -> function (machine, *arguments) that
+    is called in its place, and returns the value to push."""
 
     def __init__(self, data: bytes) -> None:
         self.whole, self.data = data, memoryview(data)
@@ -95,10 +122,12 @@ class Machine:
         """Number of bytes decoded so far, which cannot exceed the size of the file."""
 
     def run(self) -> Any:
-        """Executes the instructions, and returns the value at the end.
+        """Executes the instructions up to the last one, and returns the value on top of the stack.
 
         Raises:
-          ValueError: an instruction is refused, or the pickle is cut off or too long.
+          ValueError: an instruction or a value is refused, the pickle ends before its last
+            instruction, or it has more than MAX_STEPS instructions. A damaged pickle can also raise
+            IndexError, KeyError, TypeError or AttributeError.
         """
         for _ in range(MAX_STEPS):
             if self.at == len(self.data):
@@ -115,7 +144,11 @@ class Machine:
         raise ValueError(f"more than {MAX_STEPS:,} instructions")
 
     def take(self, count: int) -> memoryview:
-        """Returns the next bytes of the file, without a copy."""
+        """Returns a view of the next `count` bytes, and moves the position behind them.
+
+        Raises:
+          ValueError: the pickle has fewer bytes left, or `count` is negative.
+        """
         # Checked first, since a hostile file can announce any number of bytes.
         if not 0 <= count <= len(self.data) - self.at:
             raise ValueError(
@@ -125,11 +158,27 @@ class Machine:
         return self.data[self.at - count : self.at]
 
     def number(self, size: int, signed: bool = False) -> int:
-        """Returns the next `size` bytes as a little-endian number."""
+        """Reads the next `size` bytes as a little-endian whole number.
+
+        Raises:
+          ValueError: the pickle has fewer bytes left.
+        """
         return int.from_bytes(self.take(size), "little", signed=signed)
 
     def line(self, longest: int = _LONGEST_LINE) -> memoryview:
-        """Returns the rest of the line, without its line break."""
+        """Reads the bytes from the position up to the next line break, which is skipped.
+
+        The text instructions of pickles (numbers, names, quoted text) are followed by such a line.
+
+        Args:
+          longest: largest length of the line in bytes, with its line break.
+
+        Returns:
+          A view of the line without its line break.
+
+        Raises:
+          ValueError: there is no line break within `longest` bytes. Nothing is cut off.
+        """
         # Searched in the bytes, since a memoryview has no `find`; and only in the longest line.
         end = self.whole.find(b"\n", self.at, self.at + longest)
         if end < 0:
@@ -139,7 +188,12 @@ class Machine:
         return taken
 
     def made(self, data: bytes) -> memoryview:
-        """Returns a view of decoded bytes; ValueError if all of them exceed the file's size."""
+        """Counts bytes that were decoded from text in the pickle, and returns a view of them.
+
+        Raises:
+          ValueError: all bytes decoded so far are more than the pickle has. A small hostile pickle
+            could otherwise fill the memory.
+        """
         self.decoded += len(data)
         # An honest pickle decodes each of its bytes at most once. A hostile one could decode one
         # text again and again, and fill the memory by a few instructions.
@@ -148,7 +202,13 @@ class Machine:
         return memoryview(data)
 
     def items(self) -> list[Any]:
-        """Pops and returns the values that were pushed after the last mark."""
+        """Pops the values above the last mark, and the mark too; returns them in pushed order.
+
+        A mark is pushed by an instruction of its own, before the items of a list or a tuple.
+
+        Raises:
+          ValueError: there is no mark on the stack.
+        """
         place = len(self.stack) - 1
         while self.stack[place] is not _MARK:
             place -= 1
@@ -159,7 +219,11 @@ class Machine:
         return found
 
     def extend(self, values: list[Any]) -> None:
-        """Appends values to the list on top of the stack."""
+        """Appends values to the list on top of the stack.
+
+        Raises:
+          ValueError: the value on top of the stack is no list.
+        """
         target = self.stack[-1]
         if not isinstance(target, list):
             raise ValueError(f"items at byte {self.at} for something that is no list")
@@ -167,7 +231,11 @@ class Machine:
 
 
 def pickle_name(code: int) -> str:
-    """Returns the name of an instruction, for messages."""
+    """Returns the name of a pickle instruction for messages, such as "BINPUT".
+
+    Args:
+      code: the byte of the instruction. An unknown one is returned in hexadecimal, such as "0x07".
+    """
     names = (n for n in pickle.__all__ if n.isupper() and getattr(pickle, n) == bytes([code]))
     return next(names, f"0x{code:02x}")
 
@@ -228,7 +296,14 @@ def _tuple(count: int) -> Callable[[Machine], None]:
 
 
 def short_text(value: Any) -> str:
-    """Returns a value that must be a short text, such as the name of a module or a type."""
+    """Returns a pickled value as a str, where a name of a module, function or type is expected.
+
+    Args:
+      value: a value from the stack of a `Machine`.
+
+    Raises:
+      ValueError: the value is neither text nor bytes, is not UTF-8, or has more than 256 bytes.
+    """
     data = value.data if isinstance(value, _Text) else value
     if not isinstance(data, memoryview) or len(data) > _LONGEST_LINE:
         raise ValueError("a name that is no short text")

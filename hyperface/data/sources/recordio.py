@@ -41,18 +41,20 @@ _Parts = list[tuple[int, int]]
 
 
 def recordio(path: Path) -> Source:
-    """Returns the images in a .rec file; the labels are the identities.
+    """Opens the images in an MXNet RecordIO file (.rec) as a source; the labels are the identities.
 
     The file is read from header to header, so no index is needed. If there is an index, it must fit
-    the file, and its keys become the names of the images. Damaged stretches are skipped and listed.
-    A record whose damaged length covers the next records is refused when it is read.
+    the file, and its keys become the names of the images. Damaged parts of the file are skipped and
+    listed in `Source.rejected`. A record whose damaged length covers the next records raises
+    ValueError when it is read.
 
     Args:
-      path: the .rec file; the .idx file and `property` beside it are used if they are there.
+      path: the .rec file. The index (.idx, key and position of each record) and the file `property`
+        (number of people and size of the images) in the same folder are used if they exist.
 
     Raises:
       InputError: there is no such file, it has no images, the index or `property` contradicts it,
-        or it has more than MAX_DAMAGED damaged stretches.
+        or it has more than MAX_DAMAGED (10,000) damaged parts.
     """
     rejected: list[Reject] = []
     if not path.is_file():

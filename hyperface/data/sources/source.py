@@ -21,34 +21,38 @@ MAX_BYTES = 50_000_000
 
 
 class Reject(NamedTuple):
-    """A file that is left out, because it is no image or an image that cannot be used."""
+    """A file, a folder or a pair of images that is left out of a data set, with the reason."""
 
     name: str
-    """Name of the file, or of the pair or folder."""
+    """Name of the file or folder below the root of the source, or "FIRST,SECOND" for a pair."""
     reason: str
-    """Why it is left out."""
+    """Why it is left out, in words, such as "an empty file"."""
 
 
 class Pairs(NamedTuple):
-    """The pairs of images that come with a source."""
+    """The pairs of images for verification that come with a source, such as LFW's list."""
 
     first: np.ndarray
     """[pairs] index of the first image of each pair."""
     second: np.ndarray
     """[pairs] index of the second image."""
     same: np.ndarray
-    """[pairs] bool, whether both images show one person."""
+    """[pairs] bool, True where both images show one person."""
     fold: np.ndarray
-    """[pairs] int64 number of the fold, counted from 0. It includes pairs whose images turn out to
-    be unreadable later."""
+    """[pairs] int64, from 0: the fold (group of pairs for cross-validation) of each pair. Pairs
+    with an image that turns out to be unreadable have a fold too, and are left out later."""
 
 
 @dataclass(frozen=True)
 class Source:
-    """A collection of encoded images in a fixed order, each with its person; read one at a time."""
+    """A collection of encoded images in a fixed order, each with its person.
+
+    A source lists all images when it is opened, and reads them one at a time by their index.
+    `hyperface prepare` stores a source as a data set.
+    """
 
     kind: str
-    """The kind of the source, such as "folder"."""
+    """The format that the images came in, such as "folder", "zip" or "recordio"."""
     identities: Sequence[str]
     """Names of the people, in the order of their labels."""
     people: np.ndarray
@@ -56,27 +60,29 @@ class Source:
     names: Sequence[str]
     """[images] a unique name for each image; for faces mostly the path below the root."""
     read: Callable[[int], bytes]
-    """Returns the encoded image with this index; rising order is fastest. It raises ValueError with
-    the reason if the image cannot be read."""
+    """Function from the index of an image to its encoded bytes. Rising order is fastest. It raises
+    ValueError or OSError with the reason if the image cannot be read."""
     fingerprint: str
     """A digest of the names and sizes of all images; equal sources have equal fingerprints."""
     rejected: Sequence[Reject] = ()
-    """Images found unusable when the source was listed; others turn out to be unreadable later."""
+    """Images found unusable when the source was listed, which are not among `names`. Others may
+    turn out to be unreadable later."""
     ignored: Sequence[Reject] = ()
     """Files that are no images, and hidden folders."""
     doubt: str = ""
-    """A sentence about another possible way to tell which folders are people; "" if there is none.
-    The option `strict` refuses a source with such a doubt."""
+    """A sentence about another possible choice of the folders that are people; "" if there is none.
+    With the option `strict`, such a doubt is an error."""
     splits: np.ndarray | None = None
-    """[images] name of the split of each image, if the source has splits of its own. Its labels are
-    then shared by all splits. In other sources people are divided among the splits."""
+    """[images] name of the split of each image, such as "train", for a source with splits of its
+    own. All of its splits then have the same people and labels. None for other sources, whose
+    people are divided into training people and test people."""
     pairs: Pairs | None = None
-    """The pairs of images for verification, if the source has some."""
+    """The pairs of images for verification; None if the source has none."""
     held_out: int | None = None
-    """Default number of people, from the end of `identities`, who form the test split. If it is
-    None, the default depends on the number of people."""
+    """Default number of people, from the end of `identities`, who form the test split. None lets
+    `planning.default_held_out` choose by the number of people."""
     channels: Literal[1, 3] = 3
-    """Default number of channels of the stored images."""
+    """Default number of channels of the stored images: 1 for grey, 3 for RGB."""
 
 
 def _as_number(name: str) -> tuple[int, str]:
@@ -94,19 +100,22 @@ def by_identity(
     distinct_case: bool = True,
     **fields: Any,
 ) -> Source:
-    """Builds a source from its images, with sorted identities.
+    """Builds a source from a list of images with their people; people are sorted by name.
+
+    The place of a person's name (identity) in the sorted list becomes the person's label.
 
     Args:
-      kind: the kind of the source.
-      members: (identity, name, size) of each image. The size, or anything else that changes with
-        the content, goes into the fingerprint.
-      read: as in `Source`.
-      rejected: as in `Source`.
-      key: order of the identities. By default they are sorted as numbers if all are whole numbers,
-        and otherwise as text.
-      distinct_case: whether two identities that differ only in case are two people. If not, they
-        are refused.
-      **fields: other fields of the source.
+      kind: the format that the images came in, such as "folder".
+      members: (identity, name, size) of each image, in the order of the source. The size, or
+        anything else that changes with the content, goes into the fingerprint.
+      read: function from the index of an image in `members` to its encoded bytes; it raises
+        ValueError if the image cannot be read.
+      rejected: images that are known to be unusable, with reasons; they are not in `members`.
+      key: sort key of the identities, a function of the name. By default they are sorted as numbers
+        if all are whole numbers, and otherwise as text.
+      distinct_case: True takes two identities that differ only in case as two people; False raises
+        an error for them.
+      **fields: other fields of `Source`, such as `splits`.
 
     Raises:
       InputError: there are no images, or two identities are spellings of one name.
@@ -158,7 +167,11 @@ def _check_spelling(identities: set[str], distinct_case: bool) -> None:
 
 
 def fingerprint(parts: Iterable[object]) -> str:
-    """Returns the first sixteen hexadecimal digits of the SHA-256 of the parts as text."""
+    """Returns an id of a sequence of values: 16 hexadecimal digits of a SHA-256.
+
+    Args:
+      parts: the values, which are digested as text (by `str`), in their order.
+    """
     digest = hashlib.sha256()
     for part in parts:
         digest.update(f"{part};".encode(errors="surrogateescape"))
@@ -166,15 +179,23 @@ def fingerprint(parts: Iterable[object]) -> str:
 
 
 def files_ending(folder: Path, suffix: str) -> list[Path]:
-    """Returns the files of a folder with this suffix, in upper or lower case, sorted by name.
+    """Returns the files directly in a folder that have a suffix, sorted by name.
 
     Hidden files are left out.
+
+    Args:
+      folder: the folder.
+      suffix: the suffix in lower case, such as ".rec"; files may have it in upper case.
     """
     found = (path for path in folder.iterdir() if path.suffix.lower() == suffix)
     return sorted(path for path in found if not path.name.startswith("."))
 
 
 def check_size(size: int) -> None:
-    """Raises ValueError if a file of this size is too large to be a face image."""
+    """Raises ValueError if a file is too large to be a face image: above MAX_BYTES (50 MB).
+
+    Args:
+      size: size of the file in bytes.
+    """
     if size > MAX_BYTES:
         raise ValueError(f"expected at most {MAX_BYTES:,} bytes, found {size:,}")

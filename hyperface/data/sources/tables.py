@@ -26,18 +26,19 @@ LONGEST_LABEL = 4096
 def parquet(
     path: Path, *, image: str = "image", label: str = "label", distinct_case: bool = False
 ) -> Source:
-    """Returns the images in a parquet file, or in all parquet files of a folder, sorted by name.
+    """Opens the images in a parquet file as a source; each row has an image and its person.
 
     Args:
-      path: the file or folder.
+      path: the file; or a folder, whose parquet files are read together in the order of names.
       image: name of the column of images. Its values are bytes, or structs with a field `bytes`.
       label: name of the column of identities, whole numbers or text. Whole numbers get the class
         names in Hugging Face's metadata if there are some.
-      distinct_case: whether two identities whose names differ only in case are two people. If not,
-        they are refused.
+      distinct_case: True takes two identities that differ only in case as two people; False raises
+        an error for them.
 
     Raises:
-      InputError: a file is not parquet, lacks a column, or there are no images.
+      InputError: a file is not parquet or is damaged, announces impossible sizes, or lacks a
+        column; a column has another type; or there are no images.
     """
     paths = files_ending(path, ".parquet") if path.is_dir() else [path]
     files = [_Table(one, image, label) for one in paths]
@@ -192,10 +193,13 @@ def _reason(error: Exception) -> str:
 
 
 def tfds_dataset(name: str, data_dir: Path) -> Source:
-    """Returns the images of a TFDS data set; its splits are kept.
+    """Opens the images of a data set of TensorFlow Datasets (TFDS) as a source.
+
+    The data set's own splits are kept as `Source.splits`. If it is not in the folder yet, TFDS
+    downloads it.
 
     Args:
-      name: TFDS's name of the data set, with config and version if needed.
+      name: TFDS's name of the data set, with config and version if needed, such as "mnist:3.0.1".
       data_dir: folder that contains the data set, or to which it is downloaded.
 
     Raises:

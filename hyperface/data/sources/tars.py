@@ -27,12 +27,18 @@ _NO_FILE = "a link or a device: it contains no image"
 
 
 def tar_members(path: Path) -> list[Member]:
-    """Returns the files, links and devices in a tar archive, in the order of their content.
+    """Lists the files in a tar archive, in the order in which their content is stored.
 
-    A compressed archive is unpacked once to list it, and a second time to read its images.
+    Symbolic links and devices are listed too, as members that cannot be used. A hard link is read
+    as the file that it points to. A compressed archive is unpacked once to list it, and a second
+    time to read its images.
+
+    Args:
+      path: the archive, plain or compressed, which may be hostile.
 
     Raises:
-      InputError: there is no such archive, or it is damaged.
+      InputError: there is no such archive, it is damaged or cut off, or it announces a size that
+        cannot be true.
     """
     try:
         members = list(_members(path))

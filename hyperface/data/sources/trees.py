@@ -28,15 +28,17 @@ def folder(
     distinct_case: bool = False,
     identity_level: int | None = None,
 ) -> Source:
-    """Returns the images below a folder that has one folder per person.
+    """Opens the images below a folder that has one folder per person as a source.
+
+    The person's folder may be at any depth, such as in train/ID/1.jpg or ID/frontal/1.jpg.
 
     Args:
       root: the folder.
-      follow_links: whether links to files and folders outside of root are followed.
-      distinct_case: whether two identities whose names differ only in case are two people. If not,
-        they are refused.
-      identity_level: the level of the folders that are people: 1 for the folders directly in root.
-        None finds the level.
+      follow_links: True follows links to files and folders outside of root; False rejects them.
+      distinct_case: True takes two folders whose names differ only in case as two people; False
+        raises an error for them.
+      identity_level: the depth of the folders that are people: 1 for the folders directly in root,
+        2 for the folders in these. None finds it by the names and numbers of the folders.
 
     Raises:
       InputError: root is not a folder, no person's folder contains an image, the folders of two
@@ -48,29 +50,37 @@ def folder(
 
 
 def zipped(path: Path, *, distinct_case: bool = False, identity_level: int | None = None) -> Source:
-    """Returns the images in a zip archive that has one folder per person.
+    """Opens the images in a zip archive that has one folder per person as a source.
 
     Args:
       path: the archive.
-      distinct_case: as in `folder`.
-      identity_level: as in `folder`.
+      distinct_case: True takes two folders whose names differ only in case as two people; False
+        raises an error for them.
+      identity_level: the depth of the folders that are people: 1 for the folders at the top of the
+        archive, 2 for the folders in these. None finds it by the names and numbers of the folders.
 
     Raises:
-      InputError: as `folder`, or the archive is damaged.
+      InputError: the archive is missing or damaged, no person's folder contains an image, the
+        folders of two levels could be the people, or two identities differ only in case or Unicode
+        form.
     """
     return _tree("zip", _zip_members(path), path, distinct_case, identity_level)
 
 
 def tarred(path: Path, *, distinct_case: bool = False, identity_level: int | None = None) -> Source:
-    """Returns the images in a tar archive, plain or compressed, that has one folder per person.
+    """Opens the images in a tar archive that has one folder per person as a source.
 
     Args:
-      path: the archive.
-      distinct_case: as in `folder`.
-      identity_level: as in `folder`.
+      path: the archive, plain or compressed.
+      distinct_case: True takes two folders whose names differ only in case as two people; False
+        raises an error for them.
+      identity_level: the depth of the folders that are people: 1 for the folders at the top of the
+        archive, 2 for the folders in these. None finds it by the names and numbers of the folders.
 
     Raises:
-      InputError: as `folder`, or the archive is damaged.
+      InputError: the archive is missing or damaged, no person's folder contains an image, the
+        folders of two levels could be the people, or two identities differ only in case or Unicode
+        form.
     """
     return _tree("tar", tar_members(path), path, distinct_case, identity_level)
 

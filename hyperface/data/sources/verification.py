@@ -24,12 +24,18 @@ MAX_REPEATS = 16
 
 
 def verification(path: Path) -> Source:
-    """Returns the images and pairs in a verification .bin file.
+    """Opens the images and pairs in a verification .bin file, such as InsightFace's lfw.bin.
 
-    Such a file has no identities: all images get the identity "unnamed".
+    Such a file is a pickle of a list of encoded images and of one flag per pair (is it one
+    person?). It is read without running any code. It has no identities, so all images get the
+    identity "unnamed".
+
+    Args:
+      path: the file, which may be hostile.
 
     Raises:
-      InputError: the file is not a pickle of images and flags, or contains anything else.
+      InputError: the file is missing, has more than LARGEST_FILE bytes (4 GiB), is not a pickle of
+        images and flags, or contains anything else.
     """
     data = read_bytes(path, LARGEST_FILE)
     try:
@@ -56,12 +62,12 @@ def verification(path: Path) -> Source:
 
 
 def folds(same: np.ndarray) -> np.ndarray:
-    """Returns the fold of each pair, [pairs] int64 from 0.
+    """Divides pairs into folds (groups for cross-validation); returns [pairs] int64, from 0.
 
-    The pairs of one person, in their order, are divided into equal parts, one part per fold. So are
-    the pairs of two people. There are ten folds, or fewer if there are fewer than ten pairs of one
-    kind, so that each fold has both kinds. Published files are written fold by fold, so the result
-    is their own folds.
+    The same pairs, in their order, are divided into equal parts, one part per fold. So are the
+    different pairs. There are ten folds. If there are fewer than ten pairs of a kind, there are
+    only as many folds as pairs of that kind, so that each fold has both kinds. Published files are
+    written fold by fold, so for them the result is the published folds.
 
     Args:
       same: [pairs] bool, True for pairs of one person.

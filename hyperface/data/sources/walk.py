@@ -16,16 +16,19 @@ _AGAIN = "a link to a folder that was read already"
 
 
 def walk(root: Path, follow_links: bool) -> Iterator[Member]:
-    """Yields all files below a folder.
+    """Yields all files below a folder, in a fixed order.
 
-    Files in hidden and service folders are yielded too, as unusable, so that they are counted.
+    Files in hidden folders, and in folders that operating systems create, are yielded too, as
+    members that cannot be used, so that they are counted. A folder that was reached already by
+    another link is not entered again.
 
     Args:
       root: the folder.
-      follow_links: whether links to places outside of the folder are followed.
+      follow_links: True follows links to files and folders outside of root; False yields them as
+        members that cannot be used.
 
     Raises:
-      InputError: a folder cannot be read.
+      InputError: a folder cannot be read; it is raised after all other files were yielded.
     """
     inside = _target(str(root))
     closed: list[OSError] = []
