@@ -90,15 +90,11 @@ def put_together(groups: Sequence[Result]) -> PeopleFolds:
     The threshold for each group is chosen on the pairs of all other groups.
 
     Args:
-<<<<<<< HEAD
-      groups: the verification result of each group's network on its group; at least two groups.
+      groups: one verification result per group of people, at least two. Each is that of the network
+        that was trained without this group, scored on this group.
 
     Raises:
       ValueError: a group has no verification result.
-=======
-      groups: one verification result per group of people, at least two. Each is that of the network
-        that was trained without this group, scored on this group.
->>>>>>> lc
     """
     verified = [v for result in groups if (v := result.verification) is not None]
     # Groups are told apart by their position, which one without pairs would shift.
