@@ -101,7 +101,7 @@ def run(
                     sweeps=_sweeps(tasks, results),
                     areas=areas,
                     command=program.command_line(),
-                    settings=_record(tasks, features.digests, request or {}),
+                    settings=_record(tasks, features, request or {}),
                 )
     if out is not None:
         log.info(f"\nReport: {out / 'evaluation.html'}")
@@ -189,25 +189,27 @@ def _sweeps(tasks: Sequence[Task], results: Mapping[str, Result]) -> dict[str, d
 
 
 def _record(
-    tasks: Sequence[Task], data: Mapping[str, str], request: Mapping[str, str]
+    tasks: Sequence[Task], features: "FeatureCache", request: Mapping[str, str]
 ) -> dict[str, Any]:
     """Returns a record of the inputs of an evaluation, for `evaluation.json`.
 
     Args:
       tasks: the tasks, whose protocol files are recorded by their digests.
-      data: label of images -> digest of their names and features.
+      features: the scored features, with their digests and those of their networks.
       request: option -> value as text.
 
     Returns:
-      A dictionary with "options", "data", the digest of the "run", "files" (name -> digest) and the
-      keys of `environment`.
+      A dictionary with "options", "data" (label of images -> digest), the digest of the "run", the
+      digests of the "networks" ("" for an unknown one), "files" (name -> digest) and the keys of
+      `environment`.
     """
     # Source and folder are those of the first task, because all tasks come from the same options.
     files = (path for task in tasks for path in (*task.files, *task.settings.files()))
     return {
         "options": dict(request),
-        "data": dict(data),
+        "data": dict(features.digests),
         "run": run_digest(tasks[0].images.source) or digest(tasks[0].images.source),
+        "networks": sorted({model for model, _ in features.networks.values()}),
         "files": digests(files, tasks[0].protocol_dir),
         **environment(),
     }
