@@ -14,7 +14,7 @@ from jax.typing import ArrayLike
 from hyperface.losses import _checks
 from hyperface.normalize import l2_normalize
 from hyperface.rules import automatic, per_example
-from hyperface.shapes import Features, Flags, Labels, Scalar
+from hyperface.shapes import Features, Flags, Labels, Losses
 
 Mining = Literal["all", "violating", "hardest"]
 
@@ -29,7 +29,7 @@ def batch_contrastive(
     margin: ArrayLike = 1.0,
     mining: Mining = "all",
     counted: Flags | None = None,
-) -> Scalar:
+) -> Losses:
     """Contrastive loss (NormFace, Eq. 7) over the pairs that an example forms with its batch.
 
         L_i = mean over same-class j of d_ij + mean over other-class j of max(0, m - d_ij)
@@ -96,7 +96,7 @@ def batch_triplet(
     margin: ArrayLike = 0.8,
     mining: Mining = "all",
     counted: Flags | None = None,
-) -> Scalar:
+) -> Losses:
     """Triplet loss (NormFace, Eq. 8) over the triplets whose anchor is the example.
 
         L_i = mean over same-class p and other-class n of max(0, m + d_ip - d_in)
