@@ -110,7 +110,7 @@ def open_network(path: Path, step: int | None = None, mirror: Mirror | None = No
     Args:
       path: one of:
 
-        - the folder of a run.
+        - the folder of a run, which stays one if an export was written into it.
         - an `embedder.stablehlo` that `hyperface export` wrote, or its folder.
         - a weight file whose network can be detected.
         - "pixels": the feature of an image is the vector of its pixels.
@@ -138,9 +138,10 @@ def open_network(path: Path, step: int | None = None, mirror: Mirror | None = No
             digest="pixels",
             mirror=mirror or "none",
         )
-    exported = path / "embedder.stablehlo" if path.is_dir() else path
-    if exported.suffix.lower() == ".stablehlo" and exported.is_file():
-        return _exported(exported, step, mirror)
+    is_run = (path / "checkpoints").is_dir()
+    file = path / "embedder.stablehlo" if path.is_dir() and not is_run else path
+    if file.suffix.lower() == ".stablehlo" and file.is_file():
+        return _exported(file, step, mirror)
     if not path.is_dir() and not is_weights(path):
         raise InputError(
             "expected a run's folder, an exported embedder, 'pixels', or a file of weights "
@@ -190,7 +191,7 @@ def _exported(path: Path, step: int | None, mirror: Mirror | None) -> Network:
     """Returns the network of an `embedder.stablehlo` that `hyperface export` wrote."""
     record = exported.read_record(path.with_name(exported.NAME))
     # This compares the file's digest with the record, so that all other fields fit the program.
-    program = exported.read_file(path.parent, record, path.name)
+    data = exported.read_file(path.parent, record, path.name)
     shape, merge = tuple(record["input"][1:]), record["mirror"]
     crop = record["crop"] and tuple(record["crop"])
     expect(merge in MIRROR_STEPS, f"{path}: mirror", " or ".join(MIRROR_STEPS), merge)
@@ -198,7 +199,7 @@ def _exported(path: Path, step: int | None, mirror: Mirror | None) -> Network:
         raise InputError(
             f"{path}: expected no checkpoint or --mirror, which an export fixes ({merge})."
         )
-    embed = open_stablehlo(program, shape, str(path))
+    embed = open_stablehlo(data, shape, str(path))
     at = "" if record["step"] is None else f" of step {record['step']}"
     steps = (
         f"exported {record['model']}{at}, images of "
