@@ -124,18 +124,18 @@ def small_scores(printed: Mapping[str, Any], runs: Path) -> dict[Cell, dict[int,
     return scores
 
 
-def read_score(run: Path, evaluation: str, protocol: str, name: str) -> Score | None:
+def read_score(run: Path, where: str, protocol: str, name: str) -> Score | None:
     """Reads a score with its spread; returns None if the run has none.
 
     Args:
       run: folder of the run.
-      evaluation: name of the evaluation's folder in it.
+      where: name of the evaluation's folder in it.
       protocol: name of the protocol.
       name: name of the score.
     """
     if protocol == OWN_TEST:
         return _own_score(run, name)
-    path = run / evaluation / SCORED
+    path = run / where / SCORED
     if not path.exists():
         return None
     record = json.loads(path.read_text())
@@ -268,9 +268,9 @@ def _decisions(run: Path, protocol: str) -> Decisions | None:
 
     The result is None if the scores of the run as it is now have no such file.
     """
-    evaluation, name = evaluation_of(protocol)
-    path = pairs_file(run / evaluation, name)
-    if read_score(run, evaluation, name, ACCURACY) is None or not path.exists():
+    where, name = evaluation_of(protocol)
+    path = pairs_file(run / where, name)
+    if read_score(run, where, name, ACCURACY) is None or not path.exists():
         return None
     with np.load(path) as pairs:
         people = [people_of(pairs[side].tolist(), protocol) for side in ("first", "second")]
