@@ -6,6 +6,7 @@ import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from hyperface.errors import InputError
 from hyperface.files import read_json
 
 if TYPE_CHECKING:
@@ -145,8 +146,9 @@ def to_calibrate(run: Path) -> str:
     config = run / "config.json"
     name, people = "NAME", "people that it was not trained on, a prepared data set NAME"
     if config.is_file():
-        # A config.json of another program lacks these keys. The text then has a placeholder.
-        with contextlib.suppress(KeyError, TypeError):
+        # A config.json of another program lacks these keys, and it may be damaged. The text then
+        # has a placeholder: a proposal must not end the command before it has written its results.
+        with contextlib.suppress(InputError, KeyError, TypeError):
             name = str(read_json(config)["experiment"]["data"]["name"])
             people = "the test people of its data set"
     shown = command("evaluate", run, "--protocol", "folder", "--dataset", name)
