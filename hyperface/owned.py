@@ -235,14 +235,19 @@ def check_free(*paths: Path) -> None:
 
 @contextlib.contextmanager
 def recording(folder: Path) -> Iterator[None]:
-    """Records the files that a library creates in and below a folder, as a context manager."""
+    """Records the files that a library creates in and below a folder, as a context manager.
+
+    The files are recorded also if the library fails.
+    """
     # The library chooses the names, so the new files are found by comparing before and after.
     before = set(_files_below(folder))
-    yield
-    for path in _files_below(folder):
-        if path not in before and path.name != MARKER and _is_file(path):
-            adopt(path.parent)
-            _append(path.parent, {"file": path.name})
+    try:
+        yield
+    finally:
+        for path in _files_below(folder):
+            if path not in before and path.name != MARKER and _is_file(path):
+                adopt(path.parent)
+                _append(path.parent, {"file": path.name})
 
 
 def claim_tree(path: Path) -> None:
