@@ -295,6 +295,29 @@ def test_files_of_one_name_are_all_recorded(tmp_path):
     assert [found[n] for n in ("a/list.txt", "b/list.txt", "c/list.txt")] == list(
         map(digest, paths)
     )
+    # Outside of the protocol files, two last parts may be those of another path.
+    others = [tmp_path / "d/c/list.txt", tmp_path / "e/c/list.txt", tmp_path / "e/a/list.txt"]
+    for path in others:
+        path.parent.mkdir(parents=True)
+        path.write_text(str(path))
+    found = digests([*others, *paths], protocols)
+    assert {*found.values()} == {*map(digest, [*others, *paths])}
+    assert list(found)[:3] == ["c/list.txt", "e/c/list.txt", "e/a/list.txt"]
+    assert (found["a/list.txt"], found["c/list.txt"]) == (digest(paths[0]), digest(others[0]))
+
+
+def test_features_of_one_file_name_are_both_recorded(tmp_path, rng):
+    images = []
+    for folder in ("probes", "distractors"):
+        path = tmp_path / folder / "features.npz"
+        path.parent.mkdir()
+        np.savez(path, names=["a", "b"], features=rng.standard_normal((2, 3)))
+        images.append(evaluate_plan.Images(path))
+    cache = FeatureCache(tmp_path)
+    named = cache.of(images[0])
+    cache.distractors(images[1])
+    assert len(cache.digests) == 2
+    assert cache.digests[str(images[0])] == named.digest()
 
 
 def test_a_file_of_distractors_is_not_read_as_a_whole(tmp_path, rng):

@@ -234,12 +234,10 @@ def digests(paths: Iterable[Path], folder: Path) -> dict[str, str]:
     Args:
       paths: the files and folders.
       folder: the folder of protocol files. A path inside of it is named relative to it, and any
-        other path by its last two parts.
+        other path by its last two parts, or by more parts if another path has that name.
     """
     found = {}
-    for path in dict.fromkeys(map(Path.absolute, paths)):
-        inside = path.is_relative_to(folder.absolute())
-        name = path.relative_to(folder.absolute()) if inside else Path(*path.parts[-2:])
+    for path, name in _distinct_names(map(Path.absolute, paths), folder.absolute()).items():
         if path.is_dir():
             files = sorted(file for file in path.rglob("*") if file.is_file())
             lines = [f"{file.relative_to(path).as_posix()} {digest(file)}" for file in files]
@@ -247,6 +245,20 @@ def digests(paths: Iterable[Path], folder: Path) -> dict[str, str]:
         else:
             found[name.as_posix()] = digest(path)
     return found
+
+
+def _distinct_names(paths: Iterable[Path], folder: Path) -> dict[Path, Path]:
+    """Returns path -> name, with the rules of `digests` for names, in the order of the paths."""
+    paths = list(paths)
+    inside = {path: path.relative_to(folder) for path in paths if path.is_relative_to(folder)}
+    # The names inside are fixed: a later evaluation looks for the files of these names.
+    taken = set(inside.values())
+    names = {}
+    for path in dict.fromkeys(paths):
+        ends = (Path(*path.parts[-count:]) for count in range(2, len(path.parts) + 1))
+        names[path] = inside.get(path) or next(name for name in ends if name not in taken)
+        taken.add(names[path])
+    return names
 
 
 class FeatureCache:
