@@ -242,6 +242,26 @@ def _reserve(path: Path, size: int) -> None:
                 file.write(bytes(min(BLOCK, size - start)))
 
 
+def check_directions(embedded: Embeddings, origin: str) -> None:
+    """Checks that features have a direction, without which they cannot be compared.
+
+    Args:
+      embedded: the features, merged with those of the mirror images, and the norms before that.
+      origin: the images, for the message.
+
+    Raises:
+      InputError: a feature or a norm is zero or not finite.
+    """
+    # Both, because a merge can give zero or NaN where the image's own feature is sound.
+    lengths = np.linalg.norm(embedded.features, axis=1)
+    for values in (lengths, embedded.norms):
+        if not (np.isfinite(values).all() and values.all()):
+            raise InputError(
+                f"{origin}: expected finite features above zero, found others: has the run "
+                "diverged?"
+            )
+
+
 def embed_into(
     path: Path,
     split: Split,
@@ -277,13 +297,8 @@ def embed_into(
             part: Embeddings = embed_split(
                 lambda _, images: network.apply(images), None, [batch], devices
             )
-            # Checked in each batch, so that hours of embedding do not come before the error. A
-            # feature of length zero has no direction and cannot be compared.
-            if not (np.isfinite(part.norms).all() and part.norms.all()):
-                raise InputError(
-                    f"{split.dataset}: expected finite features above zero, found others: has the "
-                    "run diverged?"
-                )
+            # In each batch, so that hours of embedding do not come before the error.
+            check_directions(part, split.dataset)
             if features is None:
                 shape = len(names), part.features.shape[1]
                 _reserve(path, 4 * shape[0] * shape[1])

@@ -27,6 +27,7 @@ from hyperface import owned
 from hyperface.errors import InputError, unknown_name
 from hyperface.report.card import Card
 from hyperface.runs import program
+from hyperface.runs.evaluate_options import default_out
 
 if TYPE_CHECKING:  # jax is loaded after the options are parsed.
     from hyperface.weights.export import Embed
@@ -61,11 +62,11 @@ class Export:
     license: str | None = None
     """Licence of the weights for the card, by the name that model hubs use, such as mit."""
     evaluation: Path | None = None
-    """The evaluation.json of these weights, for the card; by default the one in the run's
-    folder."""
+    """The evaluation.json of these weights, for the card; by default the one that hyperface
+    evaluate writes without --out."""
     calibration: Path | None = None
     """The calibration.json of these weights, which becomes part of the export; by default the one
-    in the run's folder."""
+    that hyperface evaluate writes without --out."""
 
 
 def main(args: Sequence[str]) -> None:
@@ -110,7 +111,7 @@ def _protocols(options: Export, saved: "SavedBackbone") -> dict:
     """
     from hyperface.files import read_json
 
-    path = options.evaluation or options.source / "evaluation" / "evaluation.json"
+    path = options.evaluation or default_out(options.source) / "evaluation.json"
     if options.evaluation is None and not path.is_file():
         return {}
     record = read_json(path)
@@ -126,7 +127,7 @@ def _protocols(options: Export, saved: "SavedBackbone") -> dict:
     # run that is trained on keeps its old checkpoints.
     if scored_networks == [saved.digest()]:
         return protocols
-    # The results in the run's folder may be for another step, or older than the run's last steps.
+    # The results in the usual folder may be for another step, or older than the run's last steps.
     if options.evaluation is None:
         return {}
     at = "" if saved.step is None else f" at step {saved.step}"
@@ -144,13 +145,13 @@ def _calibration(options: Export, saved: "SavedBackbone", mirror: str) -> dict |
     """
     from hyperface.evaluate.calibration_file import NAME, read_calibration
 
-    path = options.calibration or options.source / "evaluation" / NAME
+    path = options.calibration or default_out(options.source) / NAME
     if options.calibration is None and not path.is_file():
         return None
     found = read_calibration(path)
     if (found.model, found.mirror) == (saved.digest(), mirror):
         return found.to_dict()
-    # The calibration in the run's folder may be for another step or merge, or be older than the
+    # The calibration in the usual folder may be for another step or merge, or be older than the
     # run's last steps.
     if options.calibration is None:
         return None

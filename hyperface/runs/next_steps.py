@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from hyperface.errors import InputError
 from hyperface.files import read_json
+from hyperface.runs.evaluate_options import default_out
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
@@ -116,9 +117,7 @@ def usual_calibration(run: Path) -> Path:
     Args:
       run: folder of a run or of an export, or a weight file.
     """
-    # The rule is that of hyperface evaluate without --out.
-    folder = run / "evaluation" if run.is_dir() else Path("evaluation") / run.stem
-    return folder / "calibration.json"
+    return default_out(run) / "calibration.json"
 
 
 def after_calibration(images: "Images", path: Path) -> str:
