@@ -227,14 +227,14 @@ def spawned(classes: int, rounds: int, processes: int) -> float:
     return float(shown[0].split()[-1])
 
 
-def one_process(classes: int, rounds: int, port: int, processes: int, process: int) -> None:
+def one_process(classes: int, rounds: int, port: int, count: int, process: int) -> None:
     """Measures the head's step as one of several processes, and prints its median seconds.
 
     Args:
       classes: number of classes.
       rounds: as in `step`.
       port: port of the coordinator on this machine.
-      processes: number of processes.
+      count: number of processes.
       process: number of this process, from 0.
     """
     # Before JAX is loaded, which starts as many threads as it has cores.
@@ -243,8 +243,8 @@ def one_process(classes: int, rounds: int, port: int, processes: int, process: i
     from hyperface.train import parallel
     from hyperface.train.state import create_state
 
-    cluster = launchers.Cluster(f"localhost:{port}", processes, process)
-    processes.initialize(cluster if processes > 1 else None)
+    cluster = launchers.Cluster(f"localhost:{port}", count, process)
+    processes.initialize(cluster if count > 1 else None)
     from flax import linen as nn
 
     from hyperface import models
@@ -263,7 +263,7 @@ def one_process(classes: int, rounds: int, port: int, processes: int, process: i
     data = batch(classes)
     make = partial(create_state, experiment(shard_agents=True), classes)
     state = parallel.on_mesh(make, data["images"], data["labels"], split_classes=True)
-    share = slice(process * BATCH // processes, (process + 1) * BATCH // processes)
+    share = slice(process * BATCH // count, (process + 1) * BATCH // count)
     call = Stepped(
         parallel.mesh_step(split_classes=True), state, {n: x[share] for n, x in data.items()}
     )

@@ -261,15 +261,17 @@ def recording(folder: Path) -> Iterator[None]:
 
     Use it if the library chooses the file names, as a profiler does. The new files are recorded at
     the end of the block, in the markers of their folders, so that this program may remove them
-    later. If the block raises an error, nothing is recorded.
+    later. They are recorded also if the block raises an error.
     """
     # The library chooses the names, so the new files are found by comparing before and after.
     before = set(_files_below(folder))
-    yield
-    for path in _files_below(folder):
-        if path not in before and path.name != MARKER and _is_file(path):
-            adopt(path.parent)
-            _append(path.parent, {"file": path.name})
+    try:
+        yield
+    finally:
+        for path in _files_below(folder):
+            if path not in before and path.name != MARKER and _is_file(path):
+                adopt(path.parent)
+                _append(path.parent, {"file": path.name})
 
 
 def claim_tree(path: Path) -> None:

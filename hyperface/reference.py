@@ -42,7 +42,7 @@ import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
-from hyperface.shapes import Agents, Bias, Centers, Features, Flags, Labels, Losses, Scalar
+from hyperface.shapes import Agents, Bias, Centers, Features, Flags, Labels, Losses
 
 EPS = 1e-12
 """Number that is added to the squared length of a vector, as NormFace states below Eq. 3."""
@@ -311,7 +311,7 @@ def batch_contrastive(
     margin: ArrayLike = 1.0,
     mining: Literal["all", "violating", "hardest"] = "all",
     counted: Flags | None = None,
-) -> Scalar:
+) -> Losses:
     """Returns the contrastive loss (NormFace, Eq. 7) of each example's pairs within the batch.
 
         L_i = mean over same-class j of d_ij + mean over other-class j of max(0, m - d_ij)
@@ -356,7 +356,7 @@ def batch_triplet(
     margin: ArrayLike = 0.8,
     mining: Literal["all", "violating", "hardest"] = "all",
     counted: Flags | None = None,
-) -> Scalar:
+) -> Losses:
     """Returns the triplet loss (NormFace, Eq. 8) of each example's triplets within the batch.
 
     The example is the anchor of its triplets:

@@ -22,8 +22,6 @@ Bias = Float[ArrayLike, " classes"]
 """One number per class, which is added to the class's logit."""
 Losses = Float[Array, " batch"]
 """One loss per example."""
-Scalar = Float[Array, ""]
-"""One number."""
 Cosines = Float[Array, "batch classes"]
 """Cosine between each example's feature and each class's agent."""
 PerClass = Float[Array, " classes"]

@@ -13,7 +13,7 @@ from hyperface.data.cleaning import read_keep_list
 from hyperface.data.datasets import Split
 from hyperface.data.sources.trees import folder
 from hyperface.errors import InputError
-from hyperface.runs import clean, embedding
+from hyperface.runs import clean, embedding, photos
 
 SHAPE = (16, 14, 3)
 
@@ -142,19 +142,26 @@ def test_images_of_another_size_are_refused(run, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("record", "norm", "message"),
+    ("record", "value", "norm", "message"),
     [
-        ({}, 1.0, "faces: expected images with names"),
-        ({"name": b"a/1"}, np.nan, "faces: expected finite features above zero"),
-        ({"name": b"a/1"}, 0.0, "has the run diverged"),
+        ({}, 1.0, 1.0, "faces: expected images with names"),
+        ({"name": b"a/1"}, np.nan, np.nan, "faces: expected finite features above zero"),
+        ({"name": b"a/1"}, 0.0, 0.0, "has the run diverged"),
+        # Merged with the mirror image, a sound feature may lose its direction.
+        ({"name": b"a/1"}, np.nan, 1.0, "has the run diverged"),
+        ({"name": b"a/1"}, 0.0, 1.0, "has the run diverged"),
     ],
 )
-def test_what_cannot_be_embedded_is_refused(tmp_path, monkeypatch, record, norm, message):
+def test_what_cannot_be_embedded_is_refused(tmp_path, monkeypatch, record, value, norm, message):
     split = Split("faces", "train", [record], 1, SHAPE)
     batch = {"images": np.zeros((1, *SHAPE)), "labels": np.zeros(1, np.int32), "mask": np.ones(1)}
     monkeypatch.setattr(embedding, "evaluation_batches", lambda split, **options: iter([batch]))
     network = embedding.Network(
-        lambda images: (np.full((1, 4), norm), np.array([norm])), SHAPE, None, 1, ()
+        lambda images: (np.full((1, 4), value), np.array([norm])), SHAPE, None, 1, ()
     )
     with pytest.raises(InputError, match=message):
         embedding.embed_into(tmp_path / "features", split, network)
+    if record:
+        face = photos.Face("a.png", np.zeros(SHAPE, np.uint8), np.zeros((5, 2)))
+        with pytest.raises(InputError, match=message.replace("faces", "photos")):
+            photos.embed_faces([face], network)

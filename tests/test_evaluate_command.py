@@ -9,6 +9,7 @@ import shutil
 import tracemalloc
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from named_people import write_lists
@@ -24,6 +25,7 @@ from hyperface.protocols.features import NamedFeatures, check
 from hyperface.protocols.pair_rules import PRESETS
 from hyperface.runs import evaluate, evaluate_own, evaluate_plan, export, prepare
 from hyperface.runs.evaluate_run import FeatureCache, digests
+from hyperface.train.checkpoint.manager import Checkpoints
 
 
 @pytest.fixture(scope="module")
@@ -97,6 +99,41 @@ def test_a_run_its_export_and_its_features_score_alike(
     assert list(record["settings"]["data"]) == ["tiny, step newest, area / 1"]
     assert "src='data:image/png;base64," in (tmp_path / "out/evaluation.html").read_text()
     assert not list((tmp_path / "out").glob("features-*"))
+
+
+@pytest.fixture
+def two_steps(random_run, tmp_path):
+    """A run whose checkpoints 4 and 8 have different weights."""
+    folder, state = random_run
+    with Checkpoints(folder / "checkpoints", read_only=True) as stored:
+        meta = stored.meta(8)
+    other = state.replace(average=jax.tree.map(jnp.flip, state.average))
+    with Checkpoints(tmp_path / "run/checkpoints") as stored:
+        stored.save(4, other, meta)
+        stored.save(8, state, meta)
+    return tmp_path / "run"
+
+
+def test_a_card_has_the_scores_of_the_exported_weights_only(two_steps, score, tmp_path):
+    def card(*options):
+        out = ["--out", str(tmp_path / "exported"), "--format", "safetensors"]
+        export.main([str(two_steps), *out, *options])
+        return (tmp_path / "exported/README.md").read_text()
+
+    none, given = "No protocol was run", ["--evaluation", f"{two_steps}/evaluation/evaluation.json"]
+    score(two_steps, "--checkpoint", 4, "--preset", "plain", out="run/evaluation")
+    assert none in card()
+    assert none not in card("--step", "4", *given)
+    with pytest.raises(InputError, match=r"expected results of .*run at step 8 as it is"):
+        card(*given)
+    # The newest step is 8, whichever of the two names the commands are given.
+    score(two_steps, "--checkpoint", 8, "--preset", "plain", out="run/evaluation")
+    assert none not in card()
+    # The mean of two checkpoints is the score of neither.
+    score(two_steps, "--checkpoint", 4, 8, "--preset", "plain", out="run/evaluation")
+    for step in "48":
+        with pytest.raises(InputError, match=rf"expected results of .*run at step {step} as"):
+            card("--step", step, *given)
 
 
 @pytest.mark.slow
@@ -258,6 +295,29 @@ def test_files_of_one_name_are_all_recorded(tmp_path):
     assert [found[n] for n in ("a/list.txt", "b/list.txt", "c/list.txt")] == list(
         map(digest, paths)
     )
+    # Outside of the protocol files, two last parts may be those of another path.
+    others = [tmp_path / "d/c/list.txt", tmp_path / "e/c/list.txt", tmp_path / "e/a/list.txt"]
+    for path in others:
+        path.parent.mkdir(parents=True)
+        path.write_text(str(path))
+    found = digests([*others, *paths], protocols)
+    assert {*found.values()} == {*map(digest, [*others, *paths])}
+    assert list(found)[:3] == ["c/list.txt", "e/c/list.txt", "e/a/list.txt"]
+    assert (found["a/list.txt"], found["c/list.txt"]) == (digest(paths[0]), digest(others[0]))
+
+
+def test_features_of_one_file_name_are_both_recorded(tmp_path, rng):
+    images = []
+    for folder in ("probes", "distractors"):
+        path = tmp_path / folder / "features.npz"
+        path.parent.mkdir()
+        np.savez(path, names=["a", "b"], features=rng.standard_normal((2, 3)))
+        images.append(evaluate_plan.Images(path))
+    cache = FeatureCache(tmp_path)
+    named = cache.of(images[0])
+    cache.distractors(images[1])
+    assert len(cache.digests) == 2
+    assert cache.digests[str(images[0])] == named.digest()
 
 
 def test_a_file_of_distractors_is_not_read_as_a_whole(tmp_path, rng):

@@ -195,6 +195,17 @@ def copied(exported, tmp_path):
     return Path(shutil.copytree(exported, tmp_path / "copy"))
 
 
+def test_an_export_in_a_runs_folder_does_not_replace_the_run(random_run, exported, tmp_path):
+    folder = tmp_path / "run"
+    shutil.copytree(random_run[0], folder)
+    for path in exported.glob("embedder.*"):
+        shutil.copy(path, folder)
+    for step in (None, 4):  # An export has no steps to choose from.
+        shown = f"of run at step {step or 8}, "
+        assert shown in open_network(folder, step, mirror="none").steps[0]
+    assert open_network(folder / "embedder.stablehlo").steps[0].startswith("exported")
+
+
 def test_a_changed_export_is_refused(exported, tmp_path, rng):
     """Of every file any bit, any cut, any exchange."""
     folder = copied(exported, tmp_path)

@@ -1,6 +1,7 @@
 """Statements about faces on trained runs: pairs, mirror images, Proposition 3's bound by seed."""
 
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -10,9 +11,18 @@ from hyperface.data.images import encode_png
 from hyperface.protocols.features import NamedFeatures
 from hyperface.protocols.lfw import read_lfw_pairs
 from hyperface.protocols.pair_list import PairList
-from hyperface.reproduce import commands, faces, feature_cache, page, papers, untrained
+from hyperface.reproduce import (
+    commands,
+    faces,
+    faces_convergence,
+    feature_cache,
+    page,
+    papers,
+    untrained,
+)
 from hyperface.reproduce.command import Reproduce, _shown
 from hyperface.reproduce.item import HOLDS, Context
+from hyperface.reproduce.runs import ACCURACY
 
 
 @pytest.fixture
@@ -217,6 +227,39 @@ def test_the_distortion_of_every_seed_is_read(context):
     assert found[f"softmax, normalised: {own}", ""] == pytest.approx((0.5, 0.6))
     assert found[f"C-contrastive, normalised: {own}", ""] == pytest.approx((0.7,))
     assert outcome.scale.startswith("faces-c-contrastive: 400 steps, 1 seed; faces-normface: ")
+
+
+def write_converged(context, row, seed, loss, bound):
+    """A finished run of a row of the convergence of thousands of people."""
+    run = commands.folder(context.runs, faces_convergence.METHODS[row], seed)
+    run.mkdir(parents=True)
+    line = {"step": 900, "loss": loss, "softmax": loss, "softmax_bound": bound, "scale": 9.0}
+    (run / "metrics.jsonl").write_text(json.dumps(line) + "\n")
+    record = {"experiment": "x", "snapshots": {"x": [{ACCURACY: 0.9}]}}
+    (run / "results.json").write_text(json.dumps(record))
+
+
+def test_claims_about_convergence_compare_runs_of_one_seed(context):
+    learned = faces_convergence.LEARNED
+    bounds = {0: 5.0, 1: 1.0, 2: 5.0}
+    for row in faces_convergence.METHODS:
+        if row == learned:
+            continue
+        for seed, bound in bounds.items():
+            write_converged(context, row, seed, 7.0, bound)
+    for seed in (0, 2):  # The bound of seed 1 is another one.
+        write_converged(context, learned, seed, 3.0, 1.0)
+    outcome, _ = faces_convergence.convergence(context)
+    claims = {entry.row: entry.values for entry in outcome.entries if entry.unit == HOLDS}
+    assert list(claims.values()) == [(1.0, 1.0), (1.0, 1.0)]
+    assert not outcome.missing
+
+    for seed in (0, 2):
+        shutil.rmtree(commands.folder(context.runs, faces_convergence.METHODS[learned], seed))
+    write_converged(context, learned, 3, 3.0, 1.0)
+    outcome, _ = faces_convergence.convergence(context)
+    assert outcome.missing.keys() == claims.keys()
+    assert not [entry for entry in outcome.entries if entry.unit == HOLDS]
 
 
 def test_a_run_that_is_fine_tuned_comes_with_its_start(context):

@@ -131,12 +131,14 @@ def test_a_file_leaves_as_onnx(released, tmp_path, images):
     np.testing.assert_allclose(found, expected, atol=1e-4 * np.abs(expected).max())
 
 
-def test_a_released_file_leaves_with_its_results(released, tiny_data, pairs, tmp_path, images):
-    scored = tmp_path / "scored"
-    evaluate.main([str(released), *pairs, "--data-dir", str(tiny_data), "--out", str(scored)])
-    record = json.loads((scored / "evaluation.json").read_text())
-    options = ["--license", "mit", "--evaluation", str(scored / "evaluation.json")]
-    export.main([str(released), "--out", str(tmp_path / "out"), *options])
+def test_a_released_file_leaves_with_its_results(
+    released, tiny_data, pairs, tmp_path, images, monkeypatch
+):
+    # Both commands know the folder of the results of a file.
+    monkeypatch.chdir(tmp_path)
+    evaluate.main([str(released), *pairs, "--data-dir", str(tiny_data)])
+    record = json.loads((tmp_path / "evaluation/net/evaluation.json").read_text())
+    export.main([str(released), "--out", str(tmp_path / "out"), "--license", "mit"])
     card = (tmp_path / "out/README.md").read_text()
     head = front_matter(card)
     assert 'license: "mit"' in head

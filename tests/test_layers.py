@@ -87,6 +87,29 @@ def test_imports_stay_within_the_layer(name, path):
             assert top in heavy, f"{name} imports {target}"
 
 
+def own_scripts():
+    return [path for folder in (ROOT, ROOT.parent / "benchmarks") for path in folder.rglob("*.py")]
+
+
+def imported_names(nodes):
+    """The names under which import statements bind what they import."""
+    for node in nodes:
+        if isinstance(node, ast.Import | ast.ImportFrom):
+            yield from ((alias.asname or alias.name).split(".")[0] for alias in node.names)
+
+
+@pytest.mark.parametrize("path", own_scripts(), ids=lambda path: path.stem)
+def test_no_local_name_hides_an_import(path):
+    """A line that is added to such a function later means one thing and gets the other."""
+    tree = ast.parse(path.read_text())
+    for function in (node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)):
+        inside = list(ast.walk(function))
+        local = {node.arg for node in inside if isinstance(node, ast.arg)}
+        local |= {n.id for n in inside if isinstance(n, ast.Name) and isinstance(n.ctx, ast.Store)}
+        hidden = local & {*imported_names(tree.body), *imported_names(inside)}
+        assert not hidden, f"{function.name} hides {hidden}"
+
+
 def module_imports():
     """Which of our modules each of our modules imports anywhere in it."""
     names = {f"hyperface.{name}": path for name, path in modules()}

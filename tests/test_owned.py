@@ -117,6 +117,25 @@ def test_no_order_of_writing_removing_and_planting_costs_a_foreign_byte(steps, t
     assert {p.name for p in outside.iterdir()} == {"theirs.txt"}
 
 
+def test_files_of_a_library_that_fails_are_recorded(tmp_path):
+    root = tmp_path / "root"
+    owned.adopt(root)
+    planted = plant(root, ["theirs.txt"])
+
+    def half_written(error):
+        with owned.recording(root):
+            (root / "deeper").mkdir()
+            (root / "deeper/half").write_text("ours")
+            raise error
+
+    for error in (OSError, KeyboardInterrupt):
+        with pytest.raises(error):
+            half_written(error)
+        owned.clear(root, keep_marker=True)
+        assert not (root / "deeper").exists()
+    assert_untouched(planted)
+
+
 def test_what_is_ours_alone_goes_with_its_folders(tmp_path):
     root = tmp_path / "root"
     owned.adopt(root)

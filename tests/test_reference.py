@@ -3,12 +3,14 @@
 import inspect
 import itertools
 from collections.abc import Callable
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from annotated_shapes import checking, shapes_of
 
 from hyperface import losses, normalize, reference
 
@@ -316,6 +318,16 @@ def test_arguments_are_those_of_the_library(name):
     assert not NO_FORMULA & {
         (name, parameter) for parameter in inspect.signature(formula).parameters
     }
+
+
+@of_cases
+@pytest.mark.parametrize("find", [library, partial(getattr, reference)], ids=["library", "formula"])
+def test_arrays_are_of_the_shapes_that_are_annotated(case, find):
+    function, checked = find(case.name), set()
+    # Shapes are known without a computation, so nothing is compiled.
+    jax.eval_shape(case.of(checking(function, checked)), *case.arguments(jnp.float32))
+    annotated = any(map(shapes_of, inspect.get_annotations(function).values()))
+    assert checked == ({case.name} if annotated else set())
 
 
 @of_cases

@@ -37,7 +37,7 @@ def test_two_kills_and_a_flipped_bit_of_a_bare_run(
     monkeypatch.setenv("JAX_NUM_CPU_DEVICES", "1")
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(HERE), str(HERE.parent)]))
     told = [str(tiny_data), json.dumps(bare.to_dict())]
-    trainer = Trainer(told, tmp_path, program=[str(HERE / "bare_run.py")])
+    trainer = Trainer(told, tmp_path, start=[str(HERE / "bare_run.py")])
     trainer.train("whole")
     found = trainer.train_killed("killed", 2, random.Random(0), 4.0)
     assert found.kills >= 1

@@ -13,7 +13,7 @@ from hyperface.data.alignment import align
 from hyperface.data.detection import Faces
 from hyperface.errors import InputError
 from hyperface.protocols.features import read_features
-from hyperface.runs import comparison, embed, evaluate, export, verify
+from hyperface.runs import comparison, embed, evaluate, export, next_steps, verify
 from hyperface.runs.embedding import open_network
 from hyperface.runs.photos import aligned, check_alignable, find_faces, list_photos
 
@@ -327,6 +327,12 @@ def test_without_a_calibration_the_similarity_is_told_and_how_to_calibrate(photo
     shown = capsys.readouterr().out
     assert "is not calibrated, so that the similarity alone is known" in shown
     assert f"hyperface evaluate {run} --protocol folder --dataset NAME" in shown
+
+
+@pytest.mark.parametrize("config", ["{", "[]", "{}", '{"experiment": null}'])
+def test_a_damaged_config_costs_the_advice_only_its_name(config, tmp_path):
+    (tmp_path / "config.json").write_text(config)
+    assert "--dataset NAME" in next_steps.to_calibrate(tmp_path)
 
 
 def test_a_calibration_of_other_weights_is_not_used(photos, calibrated, tmp_path, capsys):

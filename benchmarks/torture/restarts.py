@@ -32,16 +32,16 @@ class Trainer:
     Args:
       arguments: the arguments of hyperface train, without --workdir.
       root: folder for the folders of the runs.
-      program: the arguments of the Python interpreter that start hyperface train.
+      start: the arguments of the Python interpreter that start hyperface train.
     """
 
     def __init__(
         self,
         arguments: list[str],
         root: Path,
-        program: Sequence[str] = ("-m", "hyperface", "train"),
+        start: Sequence[str] = ("-m", "hyperface", "train"),
     ):
-        self.arguments, self._program = arguments, program
+        self.arguments, self._start = arguments, start
         self.root = root
         # All runs share compiled programs, also small ones, so that a restart takes seconds.
         self._environment = os.environ | {
@@ -110,7 +110,7 @@ class Trainer:
         """
         workdir = str(self.root / name)
         return subprocess.Popen(
-            [sys.executable, *self._program, *self.arguments, *more, "--workdir", workdir],
+            [sys.executable, *self._start, *self.arguments, *more, "--workdir", workdir],
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,

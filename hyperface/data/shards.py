@@ -119,8 +119,12 @@ def _encoder(described: tfds.features.FeaturesDict) -> Callable[[dict[str, Any]]
     return encode
 
 
-def _sync_and_verify(path: Path, images: int) -> str:
+def _sync_and_verify(path: Path, count: int) -> str:
     """Waits until a shard is on the disk, counts its records, and returns its SHA-256.
+
+    Args:
+      path: the shard.
+      count: the number of records that it must have.
 
     Raises:
       OSError: the shard has another number of records.
@@ -133,8 +137,8 @@ def _sync_and_verify(path: Path, images: int) -> str:
     reader = array_record_module.ArrayRecordReader(str(path))
     found = reader.num_records()
     reader.close()
-    if found != images:
-        raise OSError(f"{path} has {found} of {images} records")
+    if found != count:
+        raise OSError(f"{path} has {found} of {count} records")
     return digest
 
 

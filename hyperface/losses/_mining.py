@@ -15,7 +15,7 @@ from jax.typing import ArrayLike
 from hyperface.losses import _checks
 from hyperface.normalize import l2_normalize
 from hyperface.rules import automatic, per_example
-from hyperface.shapes import Features, Flags, Labels, Scalar
+from hyperface.shapes import Features, Flags, Labels, Losses
 
 Mining = Literal["all", "violating", "hardest"]
 
@@ -31,7 +31,7 @@ def batch_contrastive(
     margin: ArrayLike = 1.0,
     mining: Mining = "all",
     counted: Flags | None = None,
-) -> Scalar:
+) -> Losses:
     """Computes the contrastive loss (NormFace, Eq. 7) over the pairs of each example in a batch.
 
         L_i = mean over same-class j of d_ij + mean over other-class j of max(0, m - d_ij)
@@ -99,7 +99,7 @@ def batch_triplet(
     margin: ArrayLike = 0.8,
     mining: Mining = "all",
     counted: Flags | None = None,
-) -> Scalar:
+) -> Losses:
     """Computes the triplet loss (NormFace, Eq. 8) over the triplets with the example as anchor.
 
         L_i = mean over same-class p and other-class n of max(0, m + d_ip - d_in)

@@ -64,42 +64,52 @@ def convergence(context: Context) -> Measured:
     """
     found = {row: _trained(context, method) for row, method in METHODS.items()}
     entries = []
-    for row, runs in found.items():
+    for row, by_seed in found.items():
+        runs = list(by_seed.values())
         entries.append(Entry.of(row, [run.loss() for run in runs], "nats", 3, "final loss"))
         # Without normalisation the loss has no lower bound but zero.
         if row != PLAIN:
             entries.append(Entry.of(row, [run.bound() for run in runs], "nats", 3, "its bound"))
         accuracies = [run.accuracy for run in runs]
         entries.append(Entry.of(row, accuracies, "%", 2, "60 other people: accuracy"))
-    entries.append(
-        Entry.of(LEARNED, [run.metrics[-1]["scale"] for run in found[LEARNED]], "", 2, "scale")
-    )
-    # Rows may have different numbers of finished runs. Each claim needs one run of each row.
-    seeds = range(min(map(len, found.values())))
-    without = [found[row] for row in WITHOUT_SCALE]
-    entries += [
-        Entry.claim(
-            "without a scale the loss stays above the bound, at every learning rate",
-            [all(of[seed].bound() <= of[seed].loss() for of in without) for seed in seeds],
-        ),
-        Entry.claim(
-            "with a learned scale the loss falls below that bound",
-            # The bound without a scale does not depend on the learning rate, so one row is enough.
-            [found[LEARNED][seed].loss() < without[0][seed].bound() for seed in seeds],
-        ),
-    ]
-    drawn = training_figures.losses_with_bound({row: of[0].metrics for row, of in found.items()})
-    steps = f"{found[PLAIN][0].metrics[-1]['step']:,.0f} steps"
+    scales = [run.metrics[-1]["scale"] for run in found[LEARNED].values()]
+    entries.append(Entry.of(LEARNED, scales, "", 2, "scale"))
+    claims = _claims(found)
+    entries += [Entry.claim(row, holds) for row, holds in claims.items() if holds]
+    missing = {row: "no seed is that of a run of each row" for row in claims if not claims[row]}
+    first = {row: next(iter(by_seed.values())).metrics for row, by_seed in found.items()}
+    drawn = training_figures.losses_with_bound(first)
+    steps = f"{first[PLAIN][-1]['step']:,.0f} steps"
     scale = f"2,733 people, from random weights, {steps}; the final loss is of training batches"
-    return Outcome(entries, scale), {"Loss and its lower bound, of the first seed": drawn}
+    outcome = Outcome(entries, scale, missing=missing)
+    return outcome, {"Loss and its lower bound, of the first seed": drawn}
 
 
-def _trained(context: Context, method: str) -> list[Trained]:
-    """Returns the finished runs of a method, in rising order of their seeds."""
-    folders = [
-        commands.folder(context.runs, method, seed) for seed in commands.seeds(context.runs, method)
-    ]
-    return [Trained(read_metrics(run / "metrics.jsonl"), _accuracy(run)) for run in folders]
+def _claims(found: Mapping[str, Mapping[int, Trained]]) -> dict[str, list[bool]]:
+    """Returns statement -> whether it holds, once per seed with which each row has a run.
+
+    Args:
+      found: row -> seed -> its run. Rows may have runs of different seeds.
+    """
+    without = [found[row] for row in WITHOUT_SCALE]
+    stuck, falls = [], []
+    for seed in sorted(set.intersection(*map(set, found.values()))):
+        stuck.append(all(of[seed].bound() <= of[seed].loss() for of in without))
+        # The bound without a scale does not depend on the learning rate, so one row is enough.
+        falls.append(found[LEARNED][seed].loss() < without[0][seed].bound())
+    return {
+        "without a scale the loss stays above the bound, at every learning rate": stuck,
+        "with a learned scale the loss falls below that bound": falls,
+    }
+
+
+def _trained(context: Context, method: str) -> dict[int, Trained]:
+    """Returns seed -> finished run of a method, in rising order of the seeds."""
+    found = {}
+    for seed in commands.seeds(context.runs, method):
+        run = commands.folder(context.runs, method, seed)
+        found[seed] = Trained(read_metrics(run / "metrics.jsonl"), _accuracy(run))
+    return found
 
 
 def _accuracy(run: Path) -> float:

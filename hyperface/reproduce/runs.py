@@ -146,12 +146,12 @@ def small_scores(printed: Mapping[str, Any], runs: Path) -> dict[Cell, dict[int,
     return scores
 
 
-def read_score(run: Path, evaluation: str, protocol: str, name: str) -> Score | None:
+def read_score(run: Path, where: str, protocol: str, name: str) -> Score | None:
     """Reads a score of a run with its spread.
 
     Args:
       run: folder of the run.
-      evaluation: name of the folder in it that contains evaluation.json, such as "evaluation".
+      where: name of the folder in it that contains evaluation.json, such as "evaluation".
       protocol: name of the protocol, such as "lfw". "test" reads the score on the run's own test
         people from results.json.
       name: name of the score, such as "accuracy".
@@ -161,7 +161,7 @@ def read_score(run: Path, evaluation: str, protocol: str, name: str) -> Score | 
     """
     if protocol == OWN_TEST:
         return _own_score(run, name)
-    path = run / evaluation / SCORED
+    path = run / where / SCORED
     if not path.exists():
         return None
     record = json.loads(path.read_text())
@@ -294,9 +294,9 @@ def _decisions(run: Path, protocol: str) -> Decisions | None:
 
     The result is None if the scores of the run as it is now have no such file.
     """
-    evaluation, name = evaluation_of(protocol)
-    path = pairs_file(run / evaluation, name)
-    if read_score(run, evaluation, name, ACCURACY) is None or not path.exists():
+    where, name = evaluation_of(protocol)
+    path = pairs_file(run / where, name)
+    if read_score(run, where, name, ACCURACY) is None or not path.exists():
         return None
     with np.load(path) as pairs:
         people = [people_of(pairs[side].tolist(), protocol) for side in ("first", "second")]

@@ -121,7 +121,7 @@ def open_network(path: Path, step: int | None = None, mirror: Mirror | None = No
     Args:
       path: one of:
 
-        - the folder of a run.
+        - the folder of a run, which stays one if an export was written into it.
         - an `embedder.stablehlo` that `hyperface export` wrote, or its folder.
         - a weight file whose network can be detected.
         - "pixels": the feature of an image is the vector of its pixels.
@@ -150,9 +150,10 @@ def open_network(path: Path, step: int | None = None, mirror: Mirror | None = No
             digest="pixels",
             mirror=mirror or "none",
         )
-    exported = path / "embedder.stablehlo" if path.is_dir() else path
-    if exported.suffix.lower() == ".stablehlo" and exported.is_file():
-        return _exported(exported, step, mirror)
+    is_run = (path / "checkpoints").is_dir()
+    file = path / "embedder.stablehlo" if path.is_dir() and not is_run else path
+    if file.suffix.lower() == ".stablehlo" and file.is_file():
+        return _exported(file, step, mirror)
     if not path.is_dir() and not is_weights(path):
         raise InputError(
             "expected a run's folder, an exported embedder, 'pixels', or a file of weights "
@@ -202,7 +203,7 @@ def _exported(path: Path, step: int | None, mirror: Mirror | None) -> Network:
     """Returns the network of an `embedder.stablehlo` that `hyperface export` wrote."""
     record = exported.read_record(path.with_name(exported.NAME))
     # This compares the file's digest with the record, so that all other fields fit the program.
-    program = exported.read_file(path.parent, record, path.name)
+    data = exported.read_file(path.parent, record, path.name)
     shape, merge = tuple(record["input"][1:]), record["mirror"]
     crop = record["crop"] and tuple(record["crop"])
     expect(merge in MIRROR_STEPS, f"{path}: mirror", " or ".join(MIRROR_STEPS), merge)
@@ -210,7 +211,7 @@ def _exported(path: Path, step: int | None, mirror: Mirror | None) -> Network:
         raise InputError(
             f"{path}: expected no checkpoint or --mirror, which an export fixes ({merge})."
         )
-    embed = open_stablehlo(program, shape, str(path))
+    embed = open_stablehlo(data, shape, str(path))
     at = "" if record["step"] is None else f" of step {record['step']}"
     steps = (
         f"exported {record['model']}{at}, images of "
@@ -251,6 +252,26 @@ def _reserve(path: Path, size: int) -> None:
             # macOS lacks the call. Zeros are written instead, in pieces of little memory.
             for start in range(0, size, BLOCK):
                 file.write(bytes(min(BLOCK, size - start)))
+
+
+def check_directions(embedded: Embeddings, origin: str) -> None:
+    """Checks that features have a direction, without which they cannot be compared.
+
+    Args:
+      embedded: the features, merged with those of the mirror images, and the norms before that.
+      origin: the images, for the message.
+
+    Raises:
+      InputError: a feature or a norm is zero or not finite.
+    """
+    # Both, because a merge can give zero or NaN where the image's own feature is sound.
+    lengths = np.linalg.norm(embedded.features, axis=1)
+    for values in (lengths, embedded.norms):
+        if not (np.isfinite(values).all() and values.all()):
+            raise InputError(
+                f"{origin}: expected finite features above zero, found others: has the run "
+                "diverged?"
+            )
 
 
 def embed_into(
@@ -294,13 +315,8 @@ def embed_into(
             part: Embeddings = embed_split(
                 lambda _, images: network.apply(images), None, [batch], devices
             )
-            # Checked in each batch, so that hours of embedding do not come before the error. A
-            # feature of length zero has no direction and cannot be compared.
-            if not (np.isfinite(part.norms).all() and part.norms.all()):
-                raise InputError(
-                    f"{split.dataset}: expected finite features above zero, found others: has the "
-                    "run diverged?"
-                )
+            # In each batch, so that hours of embedding do not come before the error.
+            check_directions(part, split.dataset)
             if features is None:
                 shape = len(names), part.features.shape[1]
                 _reserve(path, 4 * shape[0] * shape[1])

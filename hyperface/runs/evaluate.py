@@ -32,7 +32,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from hyperface.runs import program
-from hyperface.runs.evaluate_options import MAIN_OPTIONS, Evaluate, recorded
+from hyperface.runs.evaluate_options import MAIN_OPTIONS, Evaluate, default_out, recorded
 
 if TYPE_CHECKING:  # jax is loaded after the options are parsed.
     from hyperface.protocols.result import Result
@@ -57,7 +57,7 @@ def main(args: Sequence[str]) -> None:
 
         score_own_test(options)
         return
-    run(plan(options), options.out or _default_out(options.source), recorded(options))
+    run(plan(options), options.out or default_out(options.source), recorded(options))
 
 
 def plan(options: Evaluate) -> "list[Task]":
@@ -107,11 +107,3 @@ def run(
     from hyperface.runs import evaluate_run
 
     return evaluate_run.run(tasks, out, request)
-
-
-def _default_out(source: Path) -> Path:
-    """Returns the folder of the results without --out: in the run's folder, or else in this one."""
-    if source.is_dir():
-        return source / "evaluation"
-    # A weight file may lie in a shared folder, so nothing is written beside it.
-    return Path("evaluation") / source.stem

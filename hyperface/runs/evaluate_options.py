@@ -137,3 +137,15 @@ def recorded(options: Evaluate) -> dict[str, str]:
       Name of the option -> value as text. Options that are None or () are left out.
     """
     return {name: str(value) for name, value in vars(options).items() if value not in (None, ())}
+
+
+def default_out(source: Path) -> Path:
+    """Returns the folder of the results without --out: in the run's folder, or else in this one.
+
+    Args:
+      source: folder of a run or of an export, a weight file, a features file, or "pixels".
+    """
+    if source.is_dir():
+        return source / "evaluation"
+    # A weight file may lie in a shared folder, so nothing is written beside it.
+    return Path("evaluation") / source.stem

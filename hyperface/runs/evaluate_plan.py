@@ -48,9 +48,10 @@ class Images(NamedTuple):
     resolution. They are enlarged to their old size again."""
 
     def __str__(self) -> str:
-        # The record of an evaluation has one digest per such label.
+        # The record of an evaluation has one digest per such label. Files of features often have
+        # the same name in different folders, so the label is the whole path.
         if self.dataset is None:
-            return self.source.name
+            return str(self.source)
         return f"{self.dataset}, step {self.checkpoint or 'newest'}, area / {self.area:g}"
 
 

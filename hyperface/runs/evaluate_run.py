@@ -101,7 +101,7 @@ def run(
                     sweeps=_sweeps(tasks, results),
                     areas=areas,
                     command=program.command_line(),
-                    settings=_record(tasks, features.digests, request or {}),
+                    settings=_record(tasks, features, request or {}),
                 )
     if out is not None:
         log.info(f"\nReport: {out / 'evaluation.html'}")
@@ -189,25 +189,27 @@ def _sweeps(tasks: Sequence[Task], results: Mapping[str, Result]) -> dict[str, d
 
 
 def _record(
-    tasks: Sequence[Task], data: Mapping[str, str], request: Mapping[str, str]
+    tasks: Sequence[Task], features: "FeatureCache", request: Mapping[str, str]
 ) -> dict[str, Any]:
     """Returns a record of the inputs of an evaluation, for `evaluation.json`.
 
     Args:
       tasks: the tasks, whose protocol files are recorded by their digests.
-      data: label of images -> digest of their names and features.
+      features: the scored features, with their digests and those of their networks.
       request: option -> value as text.
 
     Returns:
-      A dictionary with "options", "data", the digest of the "run", "files" (name -> digest) and the
-      keys of `environment`.
+      A dictionary with "options", "data" (label of images -> digest), the digest of the "run", the
+      digests of the "networks" ("" for an unknown one), "files" (name -> digest) and the keys of
+      `environment`.
     """
     # Source and folder are those of the first task, because all tasks come from the same options.
     files = (path for task in tasks for path in (*task.files, *task.settings.files()))
     return {
         "options": dict(request),
-        "data": dict(data),
+        "data": dict(features.digests),
         "run": run_digest(tasks[0].images.source) or digest(tasks[0].images.source),
+        "networks": sorted({model for model, _ in features.networks.values()}),
         "files": digests(files, tasks[0].protocol_dir),
         **environment(),
     }
@@ -237,12 +239,10 @@ def digests(paths: Iterable[Path], folder: Path) -> dict[str, str]:
     Args:
       paths: the files and folders.
       folder: the folder of protocol files. A path inside of it is named relative to it, and any
-        other path by its last two parts.
+        other path by its last two parts, or by more parts if another path has that name.
     """
     found = {}
-    for path in dict.fromkeys(map(Path.absolute, paths)):
-        inside = path.is_relative_to(folder.absolute())
-        name = path.relative_to(folder.absolute()) if inside else Path(*path.parts[-2:])
+    for path, name in _distinct_names(map(Path.absolute, paths), folder.absolute()).items():
         if path.is_dir():
             files = sorted(file for file in path.rglob("*") if file.is_file())
             lines = [f"{file.relative_to(path).as_posix()} {digest(file)}" for file in files]
@@ -250,6 +250,20 @@ def digests(paths: Iterable[Path], folder: Path) -> dict[str, str]:
         else:
             found[name.as_posix()] = digest(path)
     return found
+
+
+def _distinct_names(paths: Iterable[Path], folder: Path) -> dict[Path, Path]:
+    """Returns path -> name, with the rules of `digests` for names, in the order of the paths."""
+    paths = list(paths)
+    inside = {path: path.relative_to(folder) for path in paths if path.is_relative_to(folder)}
+    # The names inside are fixed: a later evaluation looks for the files of these names.
+    taken = set(inside.values())
+    names = {}
+    for path in dict.fromkeys(paths):
+        ends = (Path(*path.parts[-count:]) for count in range(2, len(path.parts) + 1))
+        names[path] = inside.get(path) or next(name for name in ends if name not in taken)
+        taken.add(names[path])
+    return names
 
 
 class FeatureCache:

@@ -27,6 +27,7 @@ from hyperface import owned
 from hyperface.errors import InputError, unknown_name
 from hyperface.report.card import Card
 from hyperface.runs import program
+from hyperface.runs.evaluate_options import default_out
 
 if TYPE_CHECKING:  # jax is loaded after the options are parsed.
     from hyperface.weights.export import Embed
@@ -63,10 +64,10 @@ class Export:
     """Licence of the weights for the card, by the name that model hubs use, such as mit."""
     evaluation: Path | None = None
     """The evaluation.json of these weights, whose scores the card (README.md) shows; by default the
-    one in the run's folder, if it fits."""
+    one that hyperface evaluate writes without --out."""
     calibration: Path | None = None
     """The calibration.json of these weights, which becomes part of the export; by default the one
-    in the run's folder, if it fits."""
+    that hyperface evaluate writes without --out."""
 
 
 def main(args: Sequence[str]) -> None:
@@ -88,7 +89,7 @@ def main(args: Sequence[str]) -> None:
     # A weight file does not tell how its network was evaluated.
     usual = saved.experiment["evaluation"]["mirror"] if saved.experiment else "none"
     settings = {"mirror": options.mirror or usual, "normalize": options.normalize}
-    protocols = _protocols(options)
+    protocols = _protocols(options, saved)
     calibration = _calibration(options, saved, settings["mirror"])
     with owned.writing(options.out):
         record = _write(options.out, saved, settings, formats, calibration)
@@ -103,39 +104,37 @@ def main(args: Sequence[str]) -> None:
         owned.write_text(options.out / CARD, card.text())
 
 
-def _protocols(options: Export) -> dict:
+def _protocols(options: Export, saved: "SavedBackbone") -> dict:
     """Returns protocol -> its results by hyperface evaluate for the exported weights, or {}.
 
     Raises:
       InputError: the file that the user gave has the results of other weights.
     """
-    from hyperface.files import digest, read_json
-    from hyperface.train.logs import run_digest
+    from hyperface.files import read_json
 
-    path = options.evaluation or options.source / "evaluation" / "evaluation.json"
+    path = options.evaluation or default_out(options.source) / "evaluation.json"
     if options.evaluation is None and not path.is_file():
         return {}
     record = read_json(path)
     try:
-        settings, protocols = record["settings"], record["protocols"]
-        # hyperface evaluate takes several steps, and records its options as texts: "(400,)".
-        step = None if options.step is None else str((options.step,))
-        found = settings["run"], settings["options"].get("step")
+        protocols, scored_networks = record["protocols"], record["settings"].get("networks")
         for scored in protocols.values():
             # The card reads these keys later, where a missing one would be a crash.
             if not {"figures", "spreads", "steps"} <= scored.keys():
                 raise KeyError("figures")
     except (KeyError, TypeError, AttributeError):
         raise InputError(f"{path}: expected results of hyperface evaluate, found others.") from None
-    source = options.source
-    if found == (run_digest(source) if source.is_dir() else digest(source), step):
+    # By the weights themselves: a step has several names (its number, "best", the newest), and a
+    # run that is trained on keeps its old checkpoints.
+    if scored_networks == [saved.digest()]:
         return protocols
-    # The results in the run's folder may be for another step, or older than the run's last steps.
+    # The results in the usual folder may be for another step, or older than the run's last steps.
     if options.evaluation is None:
         return {}
+    at = "" if saved.step is None else f" at step {saved.step}"
     raise InputError(
-        f"--evaluation: expected results of {source} as it is, found those of "
-        f"{record.get('source')} in {path}. Evaluate it again."
+        f"--evaluation: expected results of {options.source}{at} as it is, found those of other "
+        f"weights ({record.get('source')}) in {path}. Evaluate it again."
     )
 
 
@@ -147,13 +146,13 @@ def _calibration(options: Export, saved: "SavedBackbone", mirror: str) -> dict |
     """
     from hyperface.evaluate.calibration_file import NAME, read_calibration
 
-    path = options.calibration or options.source / "evaluation" / NAME
+    path = options.calibration or default_out(options.source) / NAME
     if options.calibration is None and not path.is_file():
         return None
     found = read_calibration(path)
     if (found.model, found.mirror) == (saved.digest(), mirror):
         return found.to_dict()
-    # The calibration in the run's folder may be for another step or merge, or be older than the
+    # The calibration in the usual folder may be for another step or merge, or be older than the
     # run's last steps.
     if options.calibration is None:
         return None

@@ -6,7 +6,9 @@ import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from hyperface.errors import InputError
 from hyperface.files import read_json
+from hyperface.runs.evaluate_options import default_out
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
@@ -130,9 +132,7 @@ def usual_calibration(run: Path) -> Path:
     Args:
       run: folder of a run or of an export, or a weight file.
     """
-    # The rule is that of hyperface evaluate without --out.
-    folder = run / "evaluation" if run.is_dir() else Path("evaluation") / run.stem
-    return folder / "calibration.json"
+    return default_out(run) / "calibration.json"
 
 
 def after_calibration(images: "Images", path: Path) -> str:
@@ -163,8 +163,9 @@ def to_calibrate(run: Path) -> str:
     config = run / "config.json"
     name, people = "NAME", "people that it was not trained on, a prepared data set NAME"
     if config.is_file():
-        # A config.json of another program lacks these keys. The text then has a placeholder.
-        with contextlib.suppress(KeyError, TypeError):
+        # A config.json of another program lacks these keys, and it may be damaged. The text then
+        # has a placeholder: a proposal must not end the command before it has written its results.
+        with contextlib.suppress(InputError, KeyError, TypeError):
             name = str(read_json(config)["experiment"]["data"]["name"])
             people = "the test people of its data set"
     shown = command("evaluate", run, "--protocol", "folder", "--dataset", name)

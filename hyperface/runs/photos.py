@@ -16,7 +16,7 @@ from hyperface.data.sources.source import check_size
 from hyperface.data.sources.walk import walk
 from hyperface.errors import InputError, expect
 from hyperface.evaluate.embed import Devices, Images, embed_split
-from hyperface.runs.embedding import Network
+from hyperface.runs.embedding import Network, check_directions
 
 Faces = Which | Literal["one"]
 """Which faces of a photo are taken. With "one", a photo of several faces is not used."""
@@ -257,8 +257,7 @@ def embed_faces(faces: Sequence[Face], network: Network) -> Features:
     found = embed_split(
         lambda _, images: network.apply(images), None, _batches(faces), _OneProcess()
     )
-    if not (np.isfinite(found.features).all() and found.norms.all()):
-        raise InputError("expected finite features above zero, found others: has the run diverged?")
+    check_directions(found, "photos")
     return Features(found.features, found.norms)
 
 
