@@ -84,13 +84,13 @@ def unit_rows(features: Features) -> Features:
 
 
 def checked_columns(**columns: np.ndarray) -> list[np.ndarray]:
-    """Returns columns of a table as one-dimensional arrays, in the order of the arguments.
+    """Checks arrays of whole numbers or bools of one length, and returns them one-dimensional.
 
     Args:
-      columns: one array per column; the keyword is the column's name in error messages.
+      columns: the arrays; the keyword of each is its name in error messages.
 
     Raises:
-      ValueError: lengths differ, a column is empty, or a column has other values than whole numbers
+      ValueError: lengths differ, an array is empty, or an array has other values than whole numbers
         or bools.
     """
     arrays = {name: np.asarray(column) for name, column in columns.items()}
@@ -149,7 +149,7 @@ def positions(ids: np.ndarray, wanted: np.ndarray, name: str) -> np.ndarray:
     Args:
       ids: [ids] distinct ids in rising order; row i of the features belongs to ids[i].
       wanted: ids to look up, of any shape.
-      name: what an id stands for in the error message, such as "image".
+      name: the word for an id in the error message, such as "image".
 
     Raises:
       ValueError: a wanted id is not among `ids`.

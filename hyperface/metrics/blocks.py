@@ -21,7 +21,7 @@ class Block(NamedTuple):
         """Raises ValueError, with the position in the gallery, if a feature is zero or not finite.
 
         Args:
-          norms: [rows] length of each feature of this block, which the caller has computed.
+          norms: [rows] length of each feature of this block, computed by the caller.
         """
         # Written so that NaN, which compares as false, is bad too.
         bad = np.flatnonzero(~(np.isfinite(norms) & (norms > 0)))
@@ -87,12 +87,13 @@ class Gallery:
 
 
 def checked_mask(keep: np.ndarray | None, size: int, name: str) -> np.ndarray:
-    """Returns an array [size] of bool that is True for each item to keep, after checks.
+    """Returns an array [size] of bool, True for each image or row to keep, after checks.
 
     Args:
-      keep: [size] bool, False for items that are left out; None keeps all items.
-      size: number of items.
-      name: what the items are, such as "probes"; the error message calls the mask "keep_probes".
+      keep: [size] bool, False for images or rows that are left out; None keeps all.
+      size: number of images or rows.
+      name: the name of the images or rows, such as "probes"; the error message then calls the mask
+        "keep_probes".
 
     Raises:
       ValueError: the mask has another shape, or values other than bools.

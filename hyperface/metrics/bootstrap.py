@@ -3,13 +3,13 @@
 Two pairs that share a person are not independent, and neither are two scores of one trained
 network. So people and seeds of training are resampled, and pairs never are.
 
-A comparison of two methods is decided in three steps:
+Two methods are compared in three steps:
 
-1. `paired_difference` returns the difference of both, its interval, and how likely such a
-   difference would be if there were none.
-2. A statement of several parts ("better at every weight", "the best of all") holds only if each
-   part holds, so its least certain part counts.
-3. `decide` gives the verdicts of all statements of a paper at once. Holm's correction keeps the
+1. `paired_difference` returns the difference of their scores, its confidence interval, and its
+   p-values.
+2. A claim of several comparisons ("better at every weight", "the best of all") holds only if each
+   comparison holds, so the largest of their p-values counts.
+3. `decide` returns the verdicts on all claims of a paper at once. Holm's correction keeps the
    chance of even one wrong verdict among them at 5 %.
 """
 
@@ -25,7 +25,7 @@ from hyperface.metrics.roc import Roc, eer
 from hyperface.metrics.threshold import Rule, allowed_impostors, checked_scores, impostor_threshold
 
 LEAST_SEEDS = 3
-"""Number of independently trained networks below which nothing is decided."""
+"""With fewer independently trained networks per method the verdict is always "undecided"."""
 POWER = 0.8416
 """The 80 % quantile of the normal distribution: a detectable difference is found 4 times of 5."""
 BLOCK = 500
@@ -64,24 +64,28 @@ def bootstrap_people(
 ) -> Interval:
     """Returns a confidence interval of a score, by resampling the people in a test set.
 
-    Each resample draws as many people as there are, with replacement, and takes the pairs that they
-    form. The pairs of a person who is drawn twice are taken twice. Pairs of two people are taken as
-    often as the product of both counts. Two copies of one person form no pair. If pairs were drawn
-    one by one, they would look independent, and the intervals would be far too narrow.
+    For each resample, as many people as the test set has are drawn at random with replacement. A
+    pair of images of one person counts as often as this person was drawn. A pair of two people
+    counts as often as the product of their two numbers of draws. Pairs are not drawn themselves,
+    because pairs that share a person are not independent, and the intervals would be far too
+    narrow.
 
     Args:
       statistic: function that computes the score of one resample. Its argument, [pairs] whole
-        numbers, tells how often each pair is taken. It returns NaN if the score is undefined.
+        numbers, tells how often each pair counts. It returns NaN if the score is undefined, for
+        example because no same pair counts.
       first: [pairs] person in one image of each pair, as a number or a name.
       second: [pairs] person in the other image; equal to `first` for a pair of one person. For a
-        score over single images, pass the person of each image as both.
+        score over single images instead of pairs, pass the person of each image as both `first` and
+        `second`.
       draws: number of resamples.
-      level: share of the draws that the interval contains, in (0, 1).
+      level: share of the resamples that the interval contains, in (0, 1).
       seed: seed of the draws.
       progress: called with (number of finished draws, number of all draws).
 
     Raises:
-      ValueError: shapes differ, there are fewer than two people, or no draw has a score.
+      ValueError: shapes differ, there are fewer than two people, `draws` or `level` is out of
+        range, or the score is NaN on all resamples.
 
     Example:
       >>> right = np.array([1.0, 0.0, 1.0, 1.0])
@@ -112,12 +116,13 @@ def bootstrap_figures(
     draw. How people and pairs are resampled is described in `bootstrap_people`.
 
     Args:
-      statistics: name of the score -> function that computes it for one resample, from how often
-        each pair is taken, [pairs] whole numbers. It returns NaN if the score is undefined.
+      statistics: name of the score -> function that computes it for one resample, from [pairs]
+        whole numbers, which tell how often each pair counts. It returns NaN if the score is
+        undefined.
       first: [pairs] person in one image of each pair.
       second: [pairs] person in the other image; equal to `first` for a pair of one person.
       draws: number of resamples.
-      level: share of the draws that each interval contains, in (0, 1).
+      level: share of the resamples that each interval contains, in (0, 1).
       seed: seed of the draws.
       progress: called with (number of finished draws, number of all draws).
 
@@ -125,7 +130,8 @@ def bootstrap_figures(
       The interval of each score, under the names in `statistics`.
 
     Raises:
-      ValueError: shapes differ, there are fewer than two people, or a score is NaN in all draws.
+      ValueError: shapes differ, there are fewer than two people, `draws` or `level` is out of
+        range, or a score is NaN on all resamples.
     """
     first, second = np.asarray(first), np.asarray(second)
     if first.ndim != 1 or first.shape != second.shape:
@@ -170,8 +176,9 @@ def resampled_tar(
       scores: [pairs] similarities.
       same: [pairs] bool, True where both images show one person.
       far: false accept rate, in [0, 1]. Each resample gets its own threshold for this rate.
-      rule: "strict" refuses different pairs that tie at the threshold, so that the measured FAR
-        never exceeds `far`; "blufr" accepts them (see `impostor_threshold`).
+      rule: how the threshold is computed from `far`. "strict": just above a score of the different
+        pairs, so that the measured FAR never exceeds `far`. "blufr", the rule of BLUFR's published
+        code: equal to such a score, which is accepted, so that the measured FAR may be higher.
 
     Returns:
       A function for `bootstrap_people`. Its argument, [pairs] whole numbers, tells how often each
@@ -210,11 +217,12 @@ def resampled_tar(
 def resampled_share(hits: ArrayLike, among: ArrayLike) -> Statistic:
     """Returns a function that computes the share of hits among some pairs of a resample.
 
-    With a fixed threshold, it gives a false accept rate: hits are the accepted pairs, and `among`
-    are the different pairs.
+    For example, it computes the false accept rate at a fixed threshold, if `hits` are the accepted
+    pairs and `among` the different pairs.
 
     Args:
-      hits: [pairs] bool, True for the pairs that are counted.
+      hits: [pairs] bool, True for the pairs that count as hits; pairs outside of `among` are
+        ignored.
       among: [pairs] bool, True for the pairs of which the share is computed.
 
     Returns:
@@ -307,7 +315,7 @@ def resampled_eer(scores: ArrayLike, same: ArrayLike) -> Statistic:
 class Difference(NamedTuple):
     """The difference between the scores of two methods, with its uncertainty.
 
-    `decide` turns differences into verdicts.
+    `decide` computes verdicts from such differences.
     """
 
     value: float
@@ -327,7 +335,7 @@ class Difference(NamedTuple):
     the true difference were zero."""
     seeds: int
     """Number of independently trained networks per method, with different seeds. With fewer than
-    LEAST_SEEDS (3) nothing is decided."""
+    LEAST_SEEDS (3), `decide` returns "undecided"."""
 
     @property
     def detectable(self) -> float:
@@ -349,33 +357,33 @@ def paired_difference(
 ) -> Difference:
     """Returns the difference of two methods' scores, with its confidence interval and p-values.
 
-    The uncertainty has two parts: other test people, and other training seeds. The test people are
-    resampled: each draw takes as many people as there are, with replacement. Both methods and all
-    seeds get the same people. A plain resample of n things has a standard deviation that is too
-    small by sqrt((n - 1) / n), and tails that are too light. So two corrections are needed for few
-    people and few seeds. Without them 3 seeds decide more than a fifth of all comparisons in which
-    there is no difference.
+    The interval covers two sources of chance: the test people, and the training seeds. The test
+    people are resampled: for each resample, as many people as the test set has are drawn with
+    replacement. Both methods and all seeds are scored on the same people. With few people or few
+    seeds a plain resample would vary too little. Two corrections prevent this; without them, at 3
+    seeds, more than a fifth of all comparisons of equally good methods would look significant.
 
-    - The distance of each draw from the value is multiplied by sqrt(people / chi^2), with chi^2 of
-      people - 1 degrees of freedom. This turns a normal distribution into Student's t.
-    - Seeds are not drawn with replacement. Instead a random number is added to each draw: a draw of
-      Student's t, with seeds - 1 degrees of freedom, times the standard error over seeds.
+    - The deviation of each resample from the measured difference is multiplied by sqrt(people / c),
+      where c is a random number of the chi-squared distribution with people - 1 degrees of freedom.
+      This turns a normal distribution into Student's t.
+    - Training seeds are not resampled. Instead, a random number of Student's t with (number of
+      seeds) - 1 degrees of freedom, times the standard error over seeds, is added to each resample.
 
     Args:
-      statistic: function that computes the difference of the scores on many draws at once. Its
-        argument, [draws, people] whole numbers, tells how often each person is drawn. It returns
-        [draws, seeds], the score of the first method minus that of the second with each training
-        seed; NaN where a score is undefined.
+      statistic: function that computes the difference of the scores on several resamples at once.
+        Its argument, [resamples, people] whole numbers, tells how often each person was drawn. It
+        returns [resamples, training seeds], the score of the first method minus that of the second;
+        NaN where a score is undefined.
       people: number of people in the test set.
-      starts: number of independently trained networks per method, which becomes
-        `Difference.seeds`. None takes the number of seeds. Give a smaller number if several seeds
-        share a trained network, since such seeds tell nothing about other trainings.
+      starts: number of independently trained networks per method, which becomes `Difference.seeds`.
+        None uses the number of training seeds in the result of `statistic`. Give a smaller number
+        if several of these seeds share one trained network.
       draws: number of resamples.
-      level: share of the draws that the interval contains, in (0, 1).
-      seed: seed of the draws.
+      level: share of the resamples that the interval contains, in (0, 1).
+      seed: seed of the resampling; it has nothing to do with the training seeds.
 
     Raises:
-      ValueError: there are fewer than two people, or no draw has a difference.
+      ValueError: there are fewer than two people, or the difference is NaN on all resamples.
 
     Example:
       >>> gains = np.array([[1.0, 2.0, 1.5, 2.5], [1.2, 1.8, 1.4, 2.6], [1.1, 2.1, 1.6, 2.4]])
@@ -422,7 +430,8 @@ def difference_of_means(
     """Compares two methods whose score is a mean over people, such as an identification rate.
 
     The difference is the weighted mean over people of `first` - `second`, averaged over training
-    seeds. Its interval is that of `paired_difference`: over other people and other seeds.
+    seeds. Its interval covers the choice of people and of seeds (`paired_difference`).
+    `Difference.seeds` is the number of rows of `first` or of `second`, whichever is smaller.
 
     Args:
       first: [seeds, people] score of each person by the first method, one row per training seed.
@@ -459,11 +468,12 @@ def difference_of_accuracies(
     starts: int | None = None,
     draws: int = 4_000,
 ) -> Difference:
-    """Compares the verification accuracies of two methods on the same pairs, in percent.
+    """Compares the verification accuracies of two methods on the same pairs, in percentage points.
 
     The accuracy is the mean of two shares of correct decisions, one over pairs of one person and
-    one over pairs of two people. The decisions are fixed: no draw chooses its own thresholds. The
-    interval is that of `paired_difference`: over other people and other training seeds.
+    one over pairs of two people. The decisions about the pairs stay fixed: thresholds are not
+    chosen again for each resample. The interval covers the choice of people and of training seeds
+    (`paired_difference`).
 
     Args:
       first_right: [seeds, pairs] bool, True where the first method's decision about a pair is
@@ -471,8 +481,9 @@ def difference_of_accuracies(
       second_right: [seeds, pairs] bool, the same for the second method.
       first: [pairs] person in one image of each pair.
       second: [pairs] person in the other image.
-      starts: number of independently trained networks per method; None takes the number of seeds.
-        Give a smaller number if several seeds share a trained network.
+      starts: number of independently trained networks per method, which becomes `Difference.seeds`;
+        None uses the number of training seeds. Give a smaller number if several seeds share one
+        trained network.
       draws: number of resamples.
 
     Example:
@@ -510,15 +521,14 @@ def difference_of_accuracies(
 def holm(p_values: ArrayLike, level: float = 0.05) -> np.ndarray:
     """Returns [tests] bool: True for each test that is significant after Holm's correction.
 
-    The correction is needed because many tests are made at once: the probability that any of the
-    decisions is wrong is at most `level`. The p-values are sorted.
-    Of m p-values the smallest has to be at most level / m, the second smallest at most
-    level / (m - 1), and so on. The first p-value that exceeds its limit, and all larger ones, are
-    not decided (Holm 1979).
+    Many tests are made at once. The correction limits to `level` the probability that even one of
+    them is called significant by mistake. Of m p-values, the k-th smallest is compared with level /
+    (m - k + 1). The smallest p-value that exceeds its limit, and all larger ones, are not
+    significant (Holm 1979).
 
     Args:
       p_values: [tests] p-values, in any order.
-      level: largest probability that any of the decided tests is wrong.
+      level: largest probability that even one test is called significant by mistake.
 
     Example:
       >>> holm([0.01, 0.04, 0.02])
@@ -538,16 +548,16 @@ def holm(p_values: ArrayLike, level: float = 0.05) -> np.ndarray:
 def decide(statements: Sequence[Sequence[Difference]], level: float = 0.05) -> list[Verdict]:
     """Returns a verdict on each claim that one method is better than another.
 
-    A claim (statement) such as "the best of three methods" has one part per comparison, and holds
-    if the differences of all parts are above zero. The verdict is "yes" if all parts are
-    significantly above zero, "no" if at least one part is significantly below zero, and "undecided"
-    otherwise. Holm's correction covers all statements together.
+    A claim consists of comparisons. "The best of three methods", for example, consists of two, and
+    is true if both differences are above zero. The verdict is "yes" if all differences of the claim
+    are significantly above zero, "no" if at least one is significantly below zero, and "undecided"
+    otherwise. Holm's correction for many tests (`holm`) covers all claims together.
 
     Args:
-      statements: for each statement, the `Difference` of each of its parts. A statement without
-        parts, or with a part of fewer than `LEAST_SEEDS` (3) seeds, is undecided, and the
-        correction does not count it.
-      level: largest probability that any of the verdicts is wrong.
+      statements: the claims: for each, a list with the `Difference` of each of its comparisons. The
+        verdict on a claim is "undecided", and the correction does not count the claim, if its list
+        is empty or one of its differences has fewer than `LEAST_SEEDS` (3) `seeds`.
+      level: largest probability that even one "yes" or "no" is wrong.
 
     Example:
       >>> sure = Difference(2.0, 1.5, 2.5, 0.25, 1e-4, 0.99, 3)
@@ -568,11 +578,11 @@ def decide(statements: Sequence[Sequence[Difference]], level: float = 0.05) -> l
 
 
 def is_testable(parts: Sequence[Difference]) -> bool:
-    """Returns whether a statement can be decided: there are enough seeds for each of its parts.
+    """Returns whether a claim has enough training seeds for a verdict other than "undecided".
 
     Args:
-      parts: the differences that a statement consists of. Each must have at least `LEAST_SEEDS` (3)
-        independently trained networks. Without parts the result is False.
+      parts: the differences of the claim's comparisons. The result is True if each has `seeds` of
+        at least `LEAST_SEEDS` (3); it is False for an empty list.
     """
     return bool(parts) and min(part.seeds for part in parts) >= LEAST_SEEDS
 

@@ -100,11 +100,11 @@ class Quality(NamedTuple):
     """Cost of the log-likelihood ratio, in bits lost per pair: 0 is perfect, and 1 is the cost of
     always answering 0.5."""
     reliability: "Reliability"
-    """Stated probabilities against observed shares of same pairs, in bins."""
+    """The diagram that compares the probabilities with the observed shares of same pairs."""
 
 
 class Reliability(NamedTuple):
-    """A reliability diagram: do pairs with probability p show one person in a share p of cases?
+    """A reliability diagram: is the share of same pairs among pairs with probability p equal to p?
 
     Pairs are divided into bins by their probability; empty bins are left out. All same pairs
     together weigh as much as all different pairs together.
@@ -211,10 +211,10 @@ def calibrate(scores: np.ndarray, same: np.ndarray, fars: Sequence[float]) -> Ca
 def fit_logistic(scores: np.ndarray, same: np.ndarray) -> Logistic:
     """Fits the slope and the offset of a logistic calibration by scikit-learn.
 
-    All same pairs together weigh as much as all different pairs together. The probabilities that
-    the fit aims at are Platt's: (n + 1) / (n + 2) for each of n same pairs in place of 1, and
-    1 / (m + 2) for each of m different pairs in place of 0. With them the optimum is finite even if
-    every same pair scores higher than every different pair.
+    All same pairs together weigh as much as all different pairs together. As Platt proposed, the
+    target probability of the n same pairs is (n + 1) / (n + 2) instead of 1, and that of the m
+    different pairs is 1 / (m + 2) instead of 0. So the slope stays finite even if every same pair
+    scores higher than every different pair.
 
     Args:
       scores: [pairs] similarities, higher for more alike.
@@ -303,9 +303,9 @@ def cllr(probabilities: np.ndarray, same: np.ndarray) -> float:
 
         Cllr = (mean over same of log2(1 + 1/LR) + mean over different of log2(1 + LR)) / 2
 
-    LR is the likelihood ratio of a pair, p / (1 - p) for the probability p. The means over same and
-    over different pairs weigh equally. 0 is perfect, and 1 is the cost of a system that always
-    answers "I do not know", that is LR = 1.
+    LR is the likelihood ratio of a pair, p / (1 - p) for the probability p. "Same" are the pairs of
+    one person, "different" the pairs of two people. 0 is perfect, and 1 is the cost of a
+    probability of 0.5 (LR = 1) for every pair.
 
     Args:
       probabilities: [pairs] probability, in [0, 1], that the pair shows one person, if same and
@@ -333,8 +333,8 @@ def cllr(probabilities: np.ndarray, same: np.ndarray) -> float:
 def reliability(probabilities: np.ndarray, same: np.ndarray, bins: int = BINS) -> Reliability:
     """Compares stated probabilities with the observed shares of same pairs, in equal bins.
 
-    For good probabilities, pairs with a probability near p are same pairs in a share p of cases.
-    All same pairs together weigh as much as all different pairs together, as in the fits.
+    For good probabilities, a share p of the pairs with a probability near p are same pairs. All
+    same pairs together weigh as much as all different pairs together.
 
     Args:
       probabilities: [pairs] probability, in [0, 1], that the pair shows one person, if same and

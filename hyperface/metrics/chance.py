@@ -32,12 +32,13 @@ def guess_warning(
     """Returns a warning if a measured rate is not clearly above that of a guess.
 
     Such a rate often means that the names and the features of the images are in different orders.
-    The rate has to exceed `chance` by more than `least`, and by more than the sampling error.
+    The rate has to exceed `chance` by more than `least`, and by more than four standard deviations
+    (`sampling_error`).
 
     Args:
       figure: name of the rate in the warning, such as "accuracy".
       rate: the measured rate, in [0, 1].
-      chance: the rate of a guess, in [0, 1], or that of good features with names in random order.
+      chance: the rate, in [0, 1], that a random guess would have.
       trials: number of trials (pairs or searches) that the rate was measured on.
       least: margin above chance that is required in any case, in [0, 1].
 
@@ -63,12 +64,13 @@ def shift_warning(
 
     If sorted names are shifted by one row, most features still have the name of the right person.
     The accuracy is then lower, but well above chance, so that `guess_warning` does not notice it.
-    The function compares the accuracy of up to 1,000 pairs with that of both shifted orders.
+    The function computes the accuracy of up to 1,000 pairs three times: with the given rows, with
+    every row one higher, and with every row one lower.
 
     Args:
       features: [images, dim], in the order of their file.
-      first: [pairs] row, by the present names, of one image of each pair.
-      second: [pairs] row of the other image.
+      first: [pairs] row in `features` of one image of each pair, found by the list of names.
+      second: [pairs] row in `features` of the other image.
       same: [pairs] bool, True where both images show one person.
 
     Returns:

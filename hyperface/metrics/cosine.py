@@ -50,8 +50,9 @@ def product(rows: np.ndarray, columns: np.ndarray, place: Place = jnp.asarray) -
     Args:
       rows: [rows, dim] features.
       columns: [columns, dim] features of the same type.
-      place: function that puts `rows` on devices. The default takes JAX's default device. Another
-        function may split the rows over several devices, each of which then computes its share.
+      place: function that puts `rows` on devices. The default uses JAX's default device. Another
+        function may split the rows over several devices; each device then computes the products of
+        its rows.
 
     Returns:
       [rows, columns] inner products.
@@ -70,8 +71,8 @@ def _product(rows: jax.Array, columns: jax.Array) -> jax.Array:
 def one_ahead(items: Iterable[Item]) -> Iterator[Item]:
     """Yields the items in order; the next item is fetched before the present one is yielded.
 
-    If fetching an item starts a computation on a device, the device computes the next item while
-    the host works on the present one.
+    It is meant for an iterable of arrays that JAX computes asynchronously: the device then computes
+    the next array while the caller works on the present one.
     """
     items = iter(items)
     for waiting in items:

@@ -39,10 +39,10 @@ class MegaFace(NamedTuple):
     """
 
     cmc: AtRanks
-    """[max_rank] share of searches whose mate is among the r best, for r = 1, 2 and so on. The
-    first is the rank-1 identification rate."""
+    """[max_rank] share of searches in which the rank of the mate is at most r, for r = 1 to
+    max_rank. The first is the rank-1 identification rate."""
     ranks: Searches
-    """[searches] rank of the mate, from 1; max_rank + 1 stands for all higher ranks."""
+    """[searches] rank of the mate, from 1; all ranks above max_rank are given as max_rank + 1."""
     probes: Searches
     """[searches] row of the probe in the features that `megaface` was given."""
     mates: Searches
@@ -81,14 +81,14 @@ def megaface(
     """Searches every probe in galleries of one mate and all distractors, as MegaFace does.
 
     Every ordered pair of two probes of one person is a search. The rank of the mate is one more
-    than the number of distractors that score at least as high: ties count against the mate.
-    Verification takes the same pairs as genuine pairs, and all pairs of a probe and a distractor as
-    impostor pairs.
+    than the number of distractors that score at least as high: ties count against the mate. For
+    verification, the genuine pairs are the pairs of two probes of one person, and the impostor
+    pairs are all pairs of a probe and a distractor.
 
-    Scores are cosines in float64, rounded to float32. Most are never computed, because products in
-    low precision prove that they are too low to matter (`search`). The distractors are read once,
-    in blocks. 3,530 probes need some 350 MiB in addition to a block. The cost grows with the
-    highest FAR, and with `max_rank` if mates score low.
+    Scores are cosines in float64, rounded to float32. Most of them are never computed: products in
+    low precision, whose error is bounded, show that they are too low to change a result. The
+    distractors are read once, in blocks. 3,530 probes need some 350 MiB in addition to a block. The
+    cost grows with the highest FAR, and with `max_rank` if mates score low.
 
     Args:
       probes: [probes, dim] features of any length.
@@ -101,18 +101,20 @@ def megaface(
         wrong labels; None keeps all.
       keep_distractors: [distractors] bool over all blocks, False for distractors that are left out;
         None keeps all.
-      rule: "strict" refuses impostor pairs that tie at the threshold, so that the measured FAR
-        never exceeds the requested FAR; "blufr" accepts them (see `impostor_threshold`).
-      dtype: type of the fast products that exclude most pairs; the results do not depend on it.
+      rule: how the threshold is computed from a FAR. "strict": just above a score of the impostor
+        pairs, so that the measured FAR never exceeds it. "blufr", the rule of BLUFR's published
+        code: equal to such a score, which is accepted, so that the measured FAR may be higher.
+      dtype: type of the fast products in low precision; the results do not depend on it.
         jnp.float32 may be faster on a processor without bfloat16 units.
-      block_size: distractors per block, a multiple of 64; None lets the library choose.
-      place: function that puts a block [rows, dim] on devices. The default takes JAX's default
+      block_size: distractors per block, a multiple of 64; None chooses it so that a block of scores
+        has about 28 MiB.
+      place: function that puts a block [rows, dim] on devices. The default uses JAX's default
         device; another function may split the rows over several devices.
       progress: called with (number of finished distractors, number of all distractors).
 
     Raises:
-      ValueError: a feature has no direction, all features are alike, shapes or masks do not fit, no
-        two probes show one person, or there are no distractors.
+      ValueError: a feature is zero or not finite, all probes have the same direction, shapes or
+        masks do not fit, no two probes show one person, or there are no distractors.
     """
     probes, labels = np.asarray(probes), np.asarray(labels)
     if labels.shape != probes.shape[:1]:

@@ -14,9 +14,9 @@ Decision = Literal["same", "different", "not sure"]
 class OperatingPoint(NamedTuple):
     """Two thresholds for one error rate, and the error rates that were measured with them.
 
-    Thresholds are chosen on some pairs (the fit) and checked on pairs of other people. A pair with
-    a similarity between the two thresholds is "not sure". All measured rates are None as long as
-    nothing was measured.
+    Thresholds are chosen on some pairs ("the pairs of the fit") and checked on pairs of other
+    people. A pair with a similarity between the two thresholds is "not sure". All measured rates
+    are None as long as nothing was measured.
     """
 
     far: float
@@ -29,9 +29,9 @@ class OperatingPoint(NamedTuple):
     """A pair below `threshold` is called "different" if its similarity is at most this number. At
     most a share `far` of the same pairs of the fit are called "different"."""
     supported: bool
-    """Whether the fit had at least 1 / `far` different pairs. With fewer, `threshold` accepts none
-    of them. (`reject_threshold` likewise rejects no same pair if there are fewer than 1 /
-    `far`.)"""
+    """True if the pairs of the fit have at least 1 / `far` different pairs. With fewer, `threshold`
+    accepts none of them. (In the same way, `reject_threshold` rejects no same pair if there are
+    fewer than 1 / `far` same pairs; this flag does not tell.)"""
     measured_far: float | None = None
     """Share of the different pairs of other people that are called "same"."""
     measured_tar: float | None = None
@@ -39,8 +39,8 @@ class OperatingPoint(NamedTuple):
     measured_frr: float | None = None
     """Share of the same pairs of other people that are called "different"."""
     measured_far_low: float | None = None
-    """Lower end of the interval that contains 95 % of the values of `measured_far` on resamples of
-    the other people."""
+    """Lower end of a 95 % confidence interval of `measured_far`, from resamples of the other
+    people."""
     measured_far_high: float | None = None
     """Upper end of the same interval."""
 

@@ -11,9 +11,10 @@ LARGEST_PCA = 4096
 
 
 class Projection(NamedTuple):
-    """Mean removal and PCA as a function: the row vector x becomes (x - mean) basis.
+    """Mean removal and PCA, as a function of features.
 
-    An object is called with features [images, dim] and returns [images, kept dim].
+    An object is called with features [images, dim] and returns (features - mean) @ basis,
+    [images, kept dim].
     """
 
     mean: np.ndarray
@@ -45,10 +46,10 @@ class Moments(NamedTuple):
 
 
 class FoldMoments(NamedTuple):
-    """Sums over the features of each fold, from which a projection per held-out fold follows.
+    """Sums over the features of each fold, from which `projection` fits mean removal and PCA.
 
-    Folds are groups of pairs. For each fold, mean and PCA are fitted on all other folds. The sums
-    of all other folds are `whole` minus those of the fold, so that each feature is summed only
+    Folds are groups of pairs. For each fold, mean and PCA are fitted on the features of all other
+    folds. Their sums are `whole` minus the sums of the fold, so that each feature is summed only
     once.
     """
 
@@ -64,7 +65,7 @@ class FoldMoments(NamedTuple):
         """Returns the projection (mean removal and PCA) fitted on all folds but one.
 
         Args:
-          held_out: id of the fold that is left out.
+          held_out: id of the fold that is left out; a key of `folds`.
           pca: a number below 1 is the share of the variance to keep; a whole number is the number
             of dimensions to keep. None removes only the mean.
         """
@@ -131,7 +132,7 @@ def check_pca(pca: float | int | None, images: int, dim: int) -> None:
 
     Raises:
       ValueError: pca is neither a share in (0, 1) nor a whole number from 1 to the smaller of
-        images and dim, or both images and dim exceed LARGEST_PCA.
+        images and dim, or both images and dim exceed LARGEST_PCA (4096).
     """
     if pca is None:
         return

@@ -32,7 +32,7 @@ class DiscardCurve(NamedTuple):
     """
 
     left_out: np.ndarray
-    """[n] share of the genuine pairs that is left out at each point: 0, 1/n, 2/n and so on."""
+    """[n] share of the genuine pairs that is left out at each point, from 0 to (n - 1)/n."""
     refused: np.ndarray
     """[n] share of the remaining genuine pairs that is refused at each point."""
 
@@ -47,7 +47,7 @@ class DiscardCurve(NamedTuple):
         return float(np.interp(share, self.left_out, self.refused))
 
     def mean(self, most: float = MOST_LEFT_OUT) -> float:
-        """Returns the mean of the curve, by which orders can be compared; lower is better.
+        """Returns the mean of the curve; lower means a better order of leaving out.
 
         It is the area under the curve from 0 to `most`, divided by `most`.
 
@@ -137,11 +137,11 @@ def norm_quality(
       norms: [images] length of each image's feature before it is normalised.
       pairs: the rows in `norms` of both images of each pair, and whether both show one person.
       scores: [pairs] similarities.
-      far: false accept rate in [0, 1] that gives the threshold.
+      far: false accept rate in (0, 1] for which the threshold is chosen.
 
     Raises:
       ValueError: a number is not finite, lengths differ, there are no same or no different pairs, a
-        row does not exist, or there are too few different pairs for the rate.
+        row does not exist, or there are fewer than 1 / `far` different pairs.
 
     Example:
       >>> pairs = Pairs(np.array([0, 2, 0, 1]), np.array([1, 3, 2, 3]), np.array([1, 1, 0, 0]))
@@ -183,11 +183,11 @@ def spearman(first: ArrayLike, second: ArrayLike) -> float:
     """Returns Spearman's rank correlation; tied values have their mean rank.
 
     Args:
-      first: [values] numbers on one side.
-      second: [values] numbers on the other side.
+      first: [values] numbers.
+      second: [values] the number that belongs to each number in `first`.
 
     Returns:
-      In [-1, 1]; NaN if one side has a single distinct value.
+      In [-1, 1]; NaN if all numbers of one argument are equal.
 
     Raises:
       ValueError: lengths differ, there is no value, or a value is not finite.

@@ -20,7 +20,8 @@ class OpenSet(NamedTuple):
     """
 
     mate_scores: MateScores
-    """[probes with a mate] score of the mate; if there are several mates, that of the best one."""
+    """[probes with a mate] score of the mate; if there are several mates, the highest of their
+    scores."""
     ranks: MatedRanks
     """[probes with a mate] rank of the same mate among the gallery images of other people, from 1
     (the best)."""
@@ -32,9 +33,9 @@ def open_set(scores: ProbeScores, gallery_labels: ArrayLike, probe_labels: Array
     """Searches each probe in a gallery that contains only some of the probes' people.
 
     `dir_at_far` computes rates from the result. The rank of a mate (a gallery image of the probe's
-    person) is one more than the number of gallery images of other people that score at
-    least as high: ties count against the probe. (BLUFR's released code lets the gallery's order
-    decide.)
+    person) is one more than the number of gallery images of other people that score at least as
+    high: ties count against the probe. (BLUFR's published code ranks equal scores by their order in
+    the gallery.)
 
     Args:
       scores: [probes, gallery] similarities.
@@ -42,7 +43,7 @@ def open_set(scores: ProbeScores, gallery_labels: ArrayLike, probe_labels: Array
       probe_labels: [probes] person of each image.
 
     Raises:
-      ValueError: shapes do not fit, or a score is not finite.
+      ValueError: `scores` has another shape or is empty, or a score is not finite.
 
     Example:
       >>> open_set(np.array([[0.9, 0.3], [0.4, 0.2], [0.1, 0.5]]), [0, 1], [0, 1, 2])
@@ -65,7 +66,7 @@ def open_set(scores: ProbeScores, gallery_labels: ArrayLike, probe_labels: Array
 
 
 def cmc(ranks: ArrayLike, max_rank: int) -> AtRanks:
-    """Returns the cumulative match characteristic (CMC): shares of searches with a rank <= r.
+    """Returns the cumulative match characteristic (CMC): the share with a rank up to r.
 
     Args:
       ranks: [searches] rank, from 1, of the image of the right person.
@@ -94,17 +95,19 @@ def dir_at_far(
 ) -> np.ndarray:
     """Returns the detection and identification rate (DIR) at false accept rates.
 
-    Only probes with a mate in the gallery count. DIR is the share of them whose mate is among the
-    `rank` best and scores at or above the threshold. (A mate is a gallery image of the probe's
-    person.) The threshold follows from the probes without a mate: such a probe is falsely accepted
-    if its highest score is at or above the threshold.
+    Only probes with a mate in the gallery count. (A mate is a gallery image of the probe's person.)
+    DIR is the share of these probes for which the rank of the mate is at most `rank` and its score
+    is at least the threshold. The threshold is computed from the probes without a mate: such a
+    probe is falsely accepted if its highest score is at least the threshold.
 
     Args:
       searches: the result of `open_set`.
       far: one false accept rate in [0, 1], or an array of them.
       rank: one rank from 1, or an array of them.
-      rule: "strict" refuses probes without a mate that tie at the threshold, so that the measured
-        FAR never exceeds `far`; "blufr" accepts them (see `impostor_threshold`).
+      rule: how the threshold is computed from `far`. "strict": just above a score of the probes
+        without a mate, so that the measured FAR never exceeds `far`. "blufr", the rule of BLUFR's
+        published code: equal to such a score, which is accepted, so that the measured FAR may be
+        higher.
 
     Returns:
       The rates, in the shape of `rank` followed by that of `far`.

@@ -14,9 +14,11 @@ class Roc(NamedTuple):
     """A ROC curve with one point per distinct score; it begins where no pair is accepted."""
 
     far: Points
-    """False accept rate: share of the different pairs that are accepted. The values rise."""
+    """False accept rate: share of the different pairs that are accepted. The values never fall from
+    point to point."""
     tar: Points
-    """True accept rate: share of the same pairs that are accepted. The values rise."""
+    """True accept rate: share of the same pairs that are accepted. The values never fall from point
+    to point."""
     thresholds: Points
     """Threshold of each point; a pair is accepted if its score is at least this. The first is
     inf."""
@@ -33,9 +35,10 @@ class Det(NamedTuple):
     """
 
     far: Points
-    """False accept rate. The values rise."""
+    """False accept rate. The values never fall from point to point."""
     frr: Points
-    """False reject rate: share of the same pairs that are refused. The values fall."""
+    """False reject rate: share of the same pairs that are refused. The values never rise from point
+    to point."""
     thresholds: Points
     """Threshold of each point; a pair is accepted if its score is at least this. The first is inf,
     at which no pair is accepted."""
@@ -45,7 +48,7 @@ def roc(scores: Scores, same: Same) -> Roc:
     """Returns the ROC curve over all distinct scores.
 
     It takes about 50 bytes of memory per pair. `true_accept_rate` computes only rates, with 8 bytes
-    per pair, and `streaming` computes the curve for any number of pairs.
+    per pair, and `streaming.ScoreStream` computes the curve for any number of pairs.
 
     Args:
       scores: [pairs] similarities, higher for more alike.
@@ -102,15 +105,16 @@ def true_accept_rate(
     """Returns true accept rates at false accept rates, from genuine scores and impostor scores.
 
     float32 scores are not converted, so the sorted copy of 87 million scores takes 350 MB. If the
-    scores do not fit into memory, `streaming.ScoreStream` takes them in blocks.
+    scores do not fit into memory, add them in blocks to a `streaming.ScoreStream`.
 
     Args:
       genuine: [same pairs] scores of pairs of one person.
       impostors: [different pairs] scores of pairs of two people.
       far: one rate in [0, 1], or an array of them. For rates below 1 / number of impostor scores,
         no false accept is allowed (see `threshold.supported`).
-      rule: "strict" refuses impostor scores that tie at the threshold, so that the measured FAR
-        never exceeds `far`; "blufr" accepts them (see `impostor_threshold`).
+      rule: how the threshold is computed from `far`. "strict": just above a score of the impostors,
+        so that the measured FAR never exceeds `far`. "blufr", the rule of BLUFR's published code:
+        equal to such a score, which is accepted, so that the measured FAR may be higher.
 
     Returns:
       The share of genuine scores that are accepted, in the shape of `far`.
@@ -133,19 +137,19 @@ def true_accept_rate(
 
 
 def tar_at_far(scores: Scores, same: Same, far: float, *, rule: Rule = "strict") -> float:
-    """Returns the true accept rate at the threshold that `impostor_threshold` gives for a FAR.
+    """Returns the true accept rate at a false accept rate (FAR), with `impostor_threshold`.
 
-    By the rule "strict" it is the largest true accept rate whose measured false accept rate is at
-    most `far`. A same pair whose score equals that of the highest refused different pair is refused
-    too.
+    With `rule` "strict", it is the true accept rate at the lowest threshold whose measured false
+    accept rate is at most `far`.
 
     Args:
       scores: [pairs] similarities.
-      same: [pairs] bool.
+      same: [pairs] bool, True where both images show one person.
       far: false accept rate in [0, 1]; below 1/N, for N different pairs, no false accept is
         allowed.
-      rule: "strict" refuses different pairs that tie at the threshold; "blufr" accepts them, so
-        that the measured FAR may exceed `far` (see `impostor_threshold`).
+      rule: how the threshold is computed from `far`. "strict": just above a score of the different
+        pairs, so that the measured FAR never exceeds `far`. "blufr", the rule of BLUFR's published
+        code: equal to such a score, which is accepted, so that the measured FAR may be higher.
 
     Returns:
       The share of same pairs that are accepted.

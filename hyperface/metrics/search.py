@@ -35,13 +35,13 @@ class ScoredBlock(NamedTuple):
     scores: jax.Array
     """[probes, block] float32 approximate cosines."""
     highest: jax.Array
-    """[probes, block / GROUP] highest score in each group of GROUP (64) neighbouring images, by
-    which most groups can be skipped."""
+    """[probes, block / GROUP] highest score in each group of GROUP (64) neighbouring images. Groups
+    whose highest score is too low need not be examined."""
     norms: jax.Array
     """[block] length of each feature of the block; 0 for padding."""
     error: jax.Array
     """Scalar: largest rounding error of the block, the distance between a unit vector and its
-    rounded form. It bounds the error of the scores."""
+    rounded form. The bound on the error of the scores is computed from it."""
 
 
 class Candidates(NamedTuple):
@@ -54,10 +54,11 @@ class Candidates(NamedTuple):
 
 
 class Probes:
-    """Finds, for images that are searched for (probes), the gallery images that may score high.
+    """Finds the gallery images whose scores may reach a threshold, for each probe.
 
-    Scores are computed fast in low precision, with a bound on their error. The pairs that
-    `candidates` returns are then scored exactly by the caller, so that results stay exact.
+    A probe is an image that is searched for. Scores are computed fast in low precision, with a
+    bound on their error. The pairs that `candidates` returns are then scored exactly by the caller,
+    so that results stay exact.
 
     Args:
       unit: [probes, dim] float32 unit features of the probes.
@@ -112,7 +113,8 @@ class Probes:
 
         Args:
           scored: the approximate scores of the block.
-          thresholds: [probes] smallest cosine of interest for each probe; inf for none.
+          thresholds: [probes] the threshold of each probe, a cosine; inf if no pair of the probe is
+            wanted.
           rows: number of gallery images in the block, without the padding.
         """
         # Less the bound, so that no pair is lost because its approximate score is too low.
@@ -172,9 +174,9 @@ class MateRanks:
     """Computes the ranks of mates from gallery scores, which may be added in any order.
 
     A mate is another image of the probe's person. Its rank is one more than the number of gallery
-    scores of its probe that are at least the mate's score: ties count against the mate. A pair
-    whose rank exceeds `max_rank` needs no more scores. The attribute `wanted`, [probes], is the
-    lowest score that can still change a rank of each probe, or inf if none can.
+    scores of its probe that are at least the mate's score: ties count against the mate. Ranks above
+    `max_rank` are not counted exactly. The attribute `wanted`, [probes], is the lowest score that
+    can still change a rank of the probe, or inf if no score can.
 
     Args:
       probes: [pairs] row of the probe of each pair of a probe and its mate.
@@ -216,7 +218,7 @@ class MateRanks:
     def ranks(self) -> np.ndarray:
         """Returns the rank of the mate in each pair, [pairs] from 1, after all added scores.
 
-        `max_rank` + 1 stands for all higher ranks.
+        All ranks above `max_rank` are returned as `max_rank` + 1.
         """
         self._update()
         ranks = np.empty_like(self._counts)

@@ -60,7 +60,7 @@ class PairRates(NamedTuple):
 def pair_rates(
     scores: Scores, same: Same, split: Folds, fars: Sequence[float] = (1e-3,)
 ) -> PairRates:
-    """Computes verification rates on each split by itself, as CFP and IJB-A report them.
+    """Computes verification rates on each split by itself, as the protocols of CFP and IJB-A do.
 
     If all pairs have the same split id, the rates are those of all pairs together.
 

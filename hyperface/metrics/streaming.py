@@ -35,10 +35,11 @@ class ScoreStream:
 
     All genuine scores and the highest impostor scores are kept in memory. So the rates up to
     `exact_far` are exact: they equal those of `roc.true_accept_rate`. The other impostor scores are
-    only counted in a histogram. For higher rates the threshold is therefore a bin edge: the next
-    edge above the exact threshold by the rule "strict", and below it by the rule "blufr". The
-    difference is less than `RESOLUTION`, which is 2^-15 in cosine. So the true accept rate is never
-    too high by "strict", and never too low by "blufr".
+    only counted in a histogram. For higher rates the threshold is therefore an edge of a bin, less
+    than 2^-15 in cosine (the width of a bin) from the exact threshold. The argument `rule` of
+    `threshold` and `true_accept_rate` chooses which: the next edge above for "strict" (the
+    default), or below for "blufr". So with "strict" the true accept rate is never too high, and
+    with "blufr" never too low.
 
     Args:
       tail: number of the highest impostor scores that are kept. With N impostor scores, rates up to
@@ -101,7 +102,7 @@ class ScoreStream:
         """Adds all scores of another stream to this one; the other stream does not change.
 
         Args:
-          other: the stream, with the same `tail` and `dtype`.
+          other: the stream, created with the same `tail` and `dtype`.
 
         Raises:
           ValueError: the other stream has another `tail` or `dtype`.
@@ -120,8 +121,10 @@ class ScoreStream:
 
         Args:
           far: one false accept rate in [0, 1], or an array of them.
-          rule: "strict" refuses impostor scores that tie at the threshold, so that the measured FAR
-            never exceeds `far`; "blufr" accepts them (see `impostor_threshold`).
+          rule: how the threshold is computed from `far`. "strict": just above a score of the
+            impostors, so that the measured FAR never exceeds `far`. "blufr", the rule of BLUFR's
+            published code: equal to such a score, which is accepted, so that the measured FAR may
+            be higher.
 
         Raises:
           ValueError: no genuine or no impostor score was added, or a rate is outside [0, 1].
@@ -156,8 +159,10 @@ class ScoreStream:
 
         Args:
           far: one false accept rate in [0, 1], or an array of them.
-          rule: "strict" refuses impostor scores that tie at the threshold, so that the measured FAR
-            never exceeds `far`; "blufr" accepts them (see `impostor_threshold`).
+          rule: how the threshold is computed from `far`. "strict": just above a score of the
+            impostors, so that the measured FAR never exceeds `far`. "blufr", the rule of BLUFR's
+            published code: equal to such a score, which is accepted, so that the measured FAR may
+            be higher.
 
         Returns:
           The true accept rates, in the shape of `far`.
@@ -174,7 +179,7 @@ class ScoreStream:
     def roc(self) -> Roc:
         """Returns the ROC curve, with one point per histogram bin that is not empty.
 
-        A bin is 2^-15 wide in cosine, so that scores within one bin are not told apart.
+        A bin is 2^-15 wide in cosine, so that all scores in one bin count as equal.
 
         Raises:
           ValueError: no genuine or no impostor score was added.
@@ -223,10 +228,11 @@ def stream_all_pairs(
 
     Args:
       unit: [images, dim] features of unit length; the scores have their type.
-      labels: [images] person of each image, which tells genuine from impostor pairs.
+      labels: [images] person of each image, by which each pair is a genuine pair (one
+        person) or an impostor pair (two people).
       exact_far: the stream keeps so many impostor scores that its thresholds are exact for all
         false accept rates up to this one.
-      place: function that puts the rows of a tile on devices. The default takes JAX's default
+      place: function that puts the rows of a tile on devices. The default uses JAX's default
         device; another function may split the rows over several devices.
     """
     # Sorted by person, so that few tiles contain same pairs. Stable, so that the order of the

@@ -1,6 +1,6 @@
-"""Decides pairs by their similarities as released codes do: by an SVM or a grid of thresholds.
+"""Decides pairs by their similarities as published codes do: by an SVM or a grid of thresholds.
 
-The SVM is libsvm, through scikit-learn. The released codes are those of NormFace and insightface.
+The SVM is libsvm, through scikit-learn. The published codes are those of NormFace and insightface.
 """
 
 import numpy as np
@@ -22,12 +22,12 @@ from hyperface.metrics.verification import best_threshold, mean_best_threshold
 
 
 def svm_threshold(scores: Scores, same: Same) -> float:
-    """Returns the threshold that a linear SVM chooses, as NormFace's released code does.
+    """Returns the threshold that a linear SVM chooses, as NormFace's published code does.
 
     The SVM separates same pairs from different pairs by their score alone. It is libsvm's C-SVC
-    with C = 1 and no shrinking, on the unscaled scores. The threshold is the score at which its
-    decision changes sign. If same pairs do not score higher than different pairs, the threshold is
-    -inf, which accepts every pair.
+    with C = 1 and no shrinking, on the unscaled scores. The threshold is the score at which the
+    value of its decision function is 0. If same pairs do not score higher than different pairs, the
+    threshold is -inf, which accepts every pair.
 
     Args:
       scores: [pairs] similarities of the pairs on which the threshold is chosen.
@@ -52,9 +52,9 @@ def grid_threshold(scores: Scores, same: Same) -> float:
     """Returns the threshold that insightface's verification code would choose.
 
     It tries the squared distances 0, 0.01, ..., 3.99, where a pair is decided to be the same if its
-    squared distance is below the threshold. The threshold with the highest accuracy is taken, or
-    the smallest of several equally good ones. Accuracy is the share of all pairs that are decided
-    correctly.
+    squared distance is below the threshold. The result is the threshold with the highest accuracy;
+    of several equally good ones, the smallest squared distance. Accuracy is the share of all pairs
+    that are decided correctly.
 
     Args:
       scores: [pairs] negative squared Euclidean distances of unit features.
@@ -102,7 +102,7 @@ THRESHOLD_STEPS = {
     "other folds' pairs are decided best, the smallest of equally good ones; all pairs weigh "
     "equally in that choice",
 }
-"""One printed sentence per rule of `THRESHOLDS`, for the description of a procedure."""
+"""One sentence per rule of `THRESHOLDS`, for the text that describes the computation."""
 
 
 def histogram_intersection(a: Histograms, b: OtherHistograms) -> Intersections:
@@ -137,10 +137,10 @@ def histogram_intersection(a: Histograms, b: OtherHistograms) -> Intersections:
 
 
 def kernel_decisions(kernel: Kernel, same: Same, test: Tested) -> Decisions:
-    """Fits an SVM on some pairs, and returns its decisions about the held-out pairs.
+    """Fits an SVM on some pairs, and returns its decision values for the held-out pairs.
 
     The SVM is libsvm's C-SVC on a precomputed kernel, with C = 1 and no shrinking, as in NormFace's
-    released code.
+    published code.
 
     Args:
       kernel: [pairs, pairs] kernel value of each pair with each pair, such as the
@@ -149,8 +149,8 @@ def kernel_decisions(kernel: Kernel, same: Same, test: Tested) -> Decisions:
       test: [pairs] bool, True for the held-out pairs.
 
     Returns:
-      [held-out pairs] decision values; a value above zero means that the pair is decided to be the
-      same.
+      [held-out pairs] values of the SVM's decision function. A value above zero means "same
+      person".
     """
     same = checked_same(same)
     machine = SVC(kernel="precomputed", C=1.0, shrinking=False)

@@ -19,7 +19,7 @@ RULE_STEPS = {
     "blufr": "threshold at a FAR: the k-th highest of N impostor scores, k = FAR N rounded; ties "
     "with it are accepted; just above the highest where k = 0 (BLUFR's released code)",
 }
-"""One printed sentence per rule, for the description of a procedure."""
+"""One sentence per rule, for the text that describes the computation."""
 TOO_FEW = " (too few pairs: at no false accept)"
 """Text that is printed beside a rate at a FAR that is not `supported`."""
 
@@ -29,7 +29,7 @@ def checked_scores(scores: ArrayLike, name: str) -> np.ndarray:
 
     Args:
       scores: [pairs] real numbers; whole numbers become floats.
-      name: the kind of scores in error messages, such as "impostor".
+      name: the kind of scores, for error messages, such as "impostor".
 
     Raises:
       ValueError: the scores are not one-dimensional, there is none, or a score is not finite.
@@ -87,27 +87,29 @@ def impostor_threshold(
     - "strict" rounds down. The threshold is the next number above the (k + 1)-th highest score.
       This score and all equal scores are refused. So the measured FAR never exceeds the requested
       FAR.
-    - "blufr", the rule of BLUFR's released code, rounds to the nearest number. The threshold is the
-      k-th highest score. All scores equal to it are accepted too, so the measured FAR may exceed
-      the requested FAR. At k = 0 the threshold is the next number above the highest score. (The
-      released code takes the midpoint between the highest score and the lowest genuine score above
-      it, which accepts the same pairs.)
+    - "blufr", the rule of BLUFR's published code, rounds to the nearest number. The threshold is
+      the k-th highest score. All scores equal to it are accepted too, so the measured FAR may
+      exceed the requested FAR. At k = 0 the threshold is the next number above the highest score.
+      (The published code uses the midpoint between the highest score and the lowest genuine score
+      above it, which accepts the same pairs.)
 
     Both rules accept every pair at k = N.
 
     Args:
       impostors: [N] scores, or at least the k + 1 highest of them.
       far: one false accept rate in [0, 1], or an array of them.
-      rule: "strict" or "blufr", as above.
-      num_impostors: N. Needed only if `impostors` does not contain all N scores.
+      rule: "strict" or "blufr"; the two rules are described above.
+      num_impostors: N; None uses the number of `impostors`. Give it if `impostors` does not contain
+        all N scores.
 
     Returns:
       One threshold per rate, in the type of the scores. A pair is accepted if its score is at least
       the threshold.
 
     Raises:
-      ValueError: there is no score, a score is not finite, a rate is outside [0, 1], or too few of
-        the highest scores are given.
+      ValueError: there is no score, a score is not finite, a rate is outside [0, 1], the rule is
+        unknown, more than `num_impostors` scores are given, or fewer of the highest scores than the
+        rates need.
 
     Example:
       >>> impostors = np.array([0.8, 0.4, 0.4, 0.1])
@@ -161,11 +163,11 @@ def smallest_far(num_impostors: int) -> float:
 
 
 def supported(far: ArrayLike, num_impostors: int) -> np.ndarray:
-    """Returns whether N impostor pairs can measure a rate, that is, whether it is at least 1/N.
+    """Returns whether a false accept rate is at least 1/N, so that N impostor pairs can measure it.
 
     Args:
       far: one false accept rate in [0, 1], or an array of them.
-      num_impostors: N.
+      num_impostors: N, the number of impostor pairs.
 
     Returns:
       bool, in the shape of `far`. Where it is False, the threshold allows no false accept.

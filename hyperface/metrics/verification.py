@@ -116,7 +116,7 @@ def all_pairs(labels: Labels) -> Pairs:
     """Returns every unordered pair of different images, n (n - 1) / 2 of them for n images.
 
     Args:
-      labels: [images] person of each image, which tells same pairs from different pairs.
+      labels: [images] person of each image, by which `Pairs.same` is computed.
     """
     labels = np.asarray(labels)
     first, second = np.triu_indices(labels.size, k=1)
@@ -150,8 +150,8 @@ def cosine_scores(features: Features, pairs: Pairs) -> Scores:
 def deal_folds(same: Same, folds: int) -> Folds:
     """Divides pairs into folds (groups for cross-validation) with equal shares of each kind.
 
-    The same pairs are dealt to the folds in turn, and so are the different pairs. Returns [pairs]
-    int64, the id of each pair's fold.
+    The same pairs are assigned to the folds in turn (0, 1, ..., 0, 1, ...), and so are the
+    different pairs. Returns [pairs] int64, the id of each pair's fold.
 
     Args:
       same: [pairs] bool, or 0 and 1.
@@ -177,7 +177,8 @@ def fold_accuracy(scores: Scores, same: Same, fold: Folds) -> FoldAccuracy:
     """Computes the k-fold accuracy; the threshold for each fold is chosen on all other folds.
 
     The accuracy is the mean of two shares: the same pairs that are accepted, and the different
-    pairs that are refused. So a guess scores one half, even if there are more pairs of one kind.
+    pairs that are refused. So the accuracy of a random guess is one half, even if there are more
+    pairs of one kind.
 
     Args:
       scores: [pairs] similarities.
@@ -205,8 +206,8 @@ def held_out_accuracy(
       scores: [pairs] similarities.
       same: [pairs] bool, True where both images show one person.
       test: [pairs] bool, True for the held-out pairs, on which the accuracy is computed.
-      rule: function that chooses a threshold, from the scores and `same` of the pairs that are not
-        held out. None takes `best_threshold`.
+      rule: function (scores, same) -> threshold, called with the pairs that are not held out. None
+        uses `best_threshold`.
 
     Returns:
       (accuracy, threshold): the accuracy on the held-out pairs, the mean of the share of accepted
@@ -220,7 +221,7 @@ def held_out_accuracy(
 def balanced_accuracy(scores: Scores, same: Same, threshold: float) -> float:
     """Returns the mean of the share of accepted same pairs and that of refused different pairs.
 
-    So a guess scores one half, even if there are more pairs of one kind.
+    So the accuracy of a random guess is one half, even if there are more pairs of one kind.
 
     Args:
       scores: [pairs] similarities.
@@ -235,10 +236,10 @@ def best_threshold(scores: Scores, same: Same) -> float:
     """Returns the threshold of the highest accuracy, midway between two scores.
 
     Accuracy is the mean of the share of accepted same pairs and that of refused different pairs.
-    All thresholds between two neighbouring scores (cuts) are tried. If several cuts are equally
-    good, their median is returned, or the higher of the middle two. The mean of these cuts is not
-    used, because it may be a worse cut. If no cut is as good as a guess, the threshold accepts
-    every pair.
+    The midpoints between neighbouring scores are tried. If several of them are equally good, their
+    median is returned; of an even number, the higher of the middle two. (Their mean may have a
+    lower accuracy.) If all of them are worse than a random guess, the threshold is the lowest
+    score, which accepts every pair.
 
     Args:
       scores: [pairs] similarities.
@@ -256,9 +257,9 @@ def best_threshold(scores: Scores, same: Same) -> float:
 def mean_best_threshold(scores: Scores, same: Same) -> float:
     """Returns the mean of all thresholds that have the highest accuracy.
 
-    SphereFace's released code chooses its threshold in this way. The thresholds are the midpoints
-    between two neighbouring scores; the accuracy at their mean may be lower than at any of them.
-    `best_threshold` takes their median instead.
+    SphereFace's published code chooses its threshold in this way. The thresholds are midpoints
+    between neighbouring scores. The accuracy at their mean may be lower than at any of them;
+    `best_threshold` returns their median instead.
 
     Args:
       scores: [pairs] similarities.
