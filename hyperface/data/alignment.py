@@ -41,7 +41,8 @@ class Aligner:
     """A function (name, pixels) -> aligned pixels, by the landmarks in a CSV file.
 
     Landmarks are five points of a face (eyes, nose, corners of the mouth). The file is read when
-    the object is created; a file that is missing or damaged raises InputError.
+    the object is created; a file that is missing or damaged raises InputError. A call raises
+    ValueError if the file has no landmarks for the image, or none that a face can have.
     """
 
     path: Path = field(repr=False)
@@ -100,7 +101,8 @@ def align(pixels: np.ndarray, points: np.ndarray, size: tuple[int, int] = (112, 
       [*size, channels] uint8.
 
     Raises:
-      ValueError: no face in this image can have these landmarks, or the size is not known.
+      ValueError: no upright face can have these landmarks (`check_landmarks` lists the conditions),
+        or the size is none of these four.
     """
     check_landmarks(points, pixels.shape[:2])
     if size in TEMPLATES:
@@ -118,10 +120,10 @@ def similarity(points: np.ndarray, template: np.ndarray) -> np.ndarray:
 
     Args:
       points: [n, 2] points (x, y), n at least 2.
-      template: [n, 2], the places to which the points should be moved.
+      template: [n, 2] the place (x, y) to which each point should be moved.
 
     Returns:
-      [2, 3] matrix; its product with the column (x, y, 1) is the moved point. `warp` takes it.
+      [2, 3] matrix; its product with the column (x, y, 1) is the moved point. Pass it to `warp`.
 
     Raises:
       ValueError: all points are equal.
@@ -158,10 +160,11 @@ def eye_mouth(points: np.ndarray, size: int = 128) -> np.ndarray:
         or 128 for their central crop, with the eyes in row 40.
 
     Returns:
-      [2, 3] matrix; its product with the column (x, y, 1) is the moved point. `warp` takes it.
+      [2, 3] matrix; its product with the column (x, y, 1) is the moved point. Pass it to `warp`.
 
     Raises:
-      ValueError: the size is not known, the eyes coincide, or the mouth is not below them.
+      ValueError: the size is neither 144 nor 128, the eyes coincide, or the mouth is not below
+        them.
     """
     if size not in EYE_ROW:
         raise ValueError(f"expected size 144 or 128, found {size}")

@@ -37,7 +37,7 @@ class Distances(NamedTuple):
 
 
 class Cleaning(NamedTuple):
-    """The result of `clean`: the images to keep, and the thresholds that decided."""
+    """The result of `clean`: the images to keep, and the thresholds that were applied."""
 
     keep: np.ndarray
     """[images] bool, True for each image that is kept."""
@@ -45,10 +45,11 @@ class Cleaning(NamedTuple):
     """[classes] bool, True for each class that is dropped with all of its images, because its mean
     distance is above `class_threshold`."""
     class_threshold: float
-    """Largest mean squared distance of a class that is kept; inf if no class was to be dropped."""
+    """Largest mean squared distance of a class that is kept; inf if `clean` was called with neither
+    `class_threshold` nor `class_quantile`."""
     image_threshold: float
-    """Largest squared distance of an image that is kept; inf if no single image was to be
-    dropped."""
+    """Largest squared distance of an image that is kept; inf if `clean` was called with neither
+    `image_threshold` nor `image_quantile`."""
 
 
 def unit(features: np.ndarray) -> np.ndarray:
@@ -70,10 +71,11 @@ def unit(features: np.ndarray) -> np.ndarray:
 def squared_distances(
     blocks: Callable[[], Blocks], num_classes: int, *, normalize: bool = True
 ) -> Distances:
-    """Computes ||f - mean of its class||^2 for each feature f, and the mean of these per class.
+    """Computes the squared distance of each feature to the mean feature of its class.
 
-    Only one block, the means [classes, dim] and a few numbers per image are in memory. The fewer
-    images a class has, the closer they are to their mean. A class of one image has distance 0.
+    The mean of these distances over the images of each class is computed too. Only one block, the
+    means [classes, dim] and a few numbers per image are in memory. The fewer images a class has,
+    the closer they are to their mean. A class of one image has distance 0.
 
     Args:
       blocks: function without arguments that returns an iterator over blocks (features [rows, dim],
@@ -113,20 +115,19 @@ def clean(
     image_threshold: float | None = None,
     image_quantile: float | None = None,
 ) -> Cleaning:
-    """Decides which images to keep in a data set with wrong labels, by their distances.
+    """Chooses the images to keep in a data set with wrong labels, by their distances.
 
     First, classes with a large mean distance are dropped with all of their images. Then, images
-    with a large distance are dropped from the other classes. The threshold of each step is given
-    either as a number or as a quantile q: then a share q of the classes (or of the images in the
-    remaining classes) has a distance up to the threshold and is kept. If neither is given, that
-    step drops nothing.
+    with a large distance are dropped from the other classes. Each step has a threshold, given as a
+    number or as the share to keep (a quantile). If neither is given, the step drops nothing.
 
     Args:
       distances: result of `squared_distances`.
       class_threshold: largest mean squared distance of a class that is kept.
-      class_quantile: quantile in (0, 1] that gives the class threshold instead.
+      class_quantile: share of the classes to keep, in (0, 1], in place of `class_threshold`.
       image_threshold: largest squared distance of an image that is kept.
-      image_quantile: quantile in (0, 1] that gives the image threshold instead.
+      image_quantile: share of the images of the remaining classes to keep, in (0, 1], in place of
+        `image_threshold`.
 
     Raises:
       ValueError: a threshold and its quantile are both given, or one of them is out of range.

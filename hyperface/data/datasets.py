@@ -40,7 +40,7 @@ class Records(Protocol):
     """A sequence of records that are read by index, in any order.
 
     A record is a dictionary with the keys "image" (bytes of a JPEG or PNG), "label" (int) and, for
-    faces, "name" (bytes). `len` gives the number of records.
+    faces, "name" (bytes). `len(records)` is the number of records.
     """
 
     def __len__(self) -> int: ...
@@ -79,10 +79,10 @@ class Split:
     shrink: int = 1
     """Factor by which the stored image is reduced per side, before the crop; 1 changes nothing."""
     group: str = ""
-    """Which people the records show, in words, if the split is a group of people, such as "group 1
-    of 4 of the people"; "" for all people of the split."""
+    """Which people the records show, as a text such as "group 1 of 4 of the people"; "" if they
+    show all people of the split."""
     alignment: str = "of unknown alignment"
-    """How the images were aligned when they were stored, in words."""
+    """How the images were aligned when they were stored, as a text."""
 
     @property
     def step(self) -> str:
@@ -95,7 +95,7 @@ class Split:
         )
 
     def facts(self) -> dict[str, Any]:
-        """Returns what a run stores about its data, so that changed data is noticed on resuming.
+        """Returns what a run stores about its data, so that a resumed run notices changed data.
 
         The keys are "dataset" (name and version), "split" (name), "examples" and "classes"
         (numbers), "image_shape" ([height, width, channels]) and "source" (fingerprint or None).
@@ -227,7 +227,8 @@ def open_experiment_split(data: Data, part: Literal["train", "test"], data_dir: 
     is then the test part, and all other groups are the training part, with new labels from 0.
 
     Args:
-      data: the data settings of the experiment: the data set, its splits, the crop, and the group.
+      data: the data settings of the experiment: the data set, its splits, the crop, and
+        `people_fold`.
       part: "train" or "test".
       data_dir: the folder of prepared data sets.
 

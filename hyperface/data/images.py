@@ -34,11 +34,12 @@ def conform(data: bytes, channels: int) -> tuple[bytes, tuple[int, int, int]]:
     """Checks an encoded image, and converts it to the form in which a data set stores it.
 
     A JPEG or PNG that is upright and has the right number of channels is returned byte for byte.
-    Any other image is turned upright by its EXIF orientation, its transparent parts are laid on
-    `BACKGROUND`, and it is encoded as PNG. Of an animation the first frame is taken.
+    Any other image is turned upright by its EXIF orientation, its transparent parts become white,
+    and it is encoded as PNG. Only the first frame of an animation is used.
 
     Args:
-      data: an encoded image in one of `FORMATS`, which may be damaged or hostile.
+      data: an encoded image in one of `FORMATS` (JPEG, PNG, BMP, PPM, TIFF, WebP, GIF, AVIF), which
+        may be damaged or hostile.
       channels: 1 for grey, 3 for RGB; the stored image has this number of channels.
 
     Returns:
@@ -46,8 +47,8 @@ def conform(data: bytes, channels: int) -> tuple[bytes, tuple[int, int, int]]:
 
     Raises:
       ValueError: the bytes are empty, are no image, are truncated, announce more than MAX_PIXELS
-        pixels, have a damaged EXIF block, or have more than 8 bits per channel. The message gives
-        the reason.
+        (64 million) pixels, have a damaged EXIF block, or have more than 8 bits per channel. The
+        message gives the reason.
     """
     image = _opened(data)
     with _turn(image):
@@ -83,8 +84,8 @@ def size_and_resolution(data: bytes) -> tuple[int, int, float | None]:
     that a truncated image is not noticed.
 
     Raises:
-      ValueError: the bytes are empty or no image, or the header announces more than MAX_PIXELS
-        pixels or more than 8 bits per channel.
+      ValueError: the bytes are empty or no image, or the header announces more than MAX_PIXELS (64
+        million) pixels or more than 8 bits per channel.
     """
     image = _opened(data)
     resolution = image.info.get("dpi")
@@ -97,7 +98,8 @@ def upright(data: bytes, channels: int) -> np.ndarray:
     Transparent parts become white.
 
     Args:
-      data: an encoded image in one of `FORMATS`, which may be damaged or hostile.
+      data: an encoded image in one of `FORMATS` (JPEG, PNG, BMP, PPM, TIFF, WebP, GIF, AVIF), which
+        may be damaged or hostile.
       channels: 1 converts the image to grey, 3 to RGB.
 
     Returns:

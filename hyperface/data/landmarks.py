@@ -69,8 +69,8 @@ def read_landmarks(path: Path) -> dict[str, np.ndarray]:
     only this photo is rejected when it is aligned.
 
     Returns:
-      Name in the column `file` -> landmarks [5, 2]. The second face of an image has the name
-      IMAGE#2, and so on.
+      Name in the column `file` -> landmarks [5, 2]. Face k of an image, for k from 2, has the name
+      IMAGE#k.
 
     Raises:
       InputError: the file cannot be read or has no line, a column or a number is missing, or a name
@@ -100,8 +100,8 @@ def read_landmarks(path: Path) -> dict[str, np.ndarray]:
 def face_name(name: str, number: int) -> str:
     """Returns the name of a face in a landmarks file.
 
-    The first face of an image has the name of the image, the second has the name IMAGE#2, and so
-    on.
+    The first face of an image has the name of the image. Face k, for k from 2, has the name
+    IMAGE#k.
 
     Args:
       name: name of the image.
@@ -117,8 +117,9 @@ def face_name(name: str, number: int) -> str:
 def image_of(name: str) -> str:
     """Returns the name of the image that shows a face, by removing an ending such as "#2".
 
-    It is the inverse of `face_name`, except for an image whose own name has such an ending. There
-    the ending is removed too, and the result is wrong for the first face.
+    It is the inverse of `face_name`, except for an image whose own name has such an ending. The
+    first face of such an image has the same name, so that the ending is removed and the result is
+    wrong.
 
     Args:
       name: name of a face, as `face_name` builds it.

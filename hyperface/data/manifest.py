@@ -35,10 +35,10 @@ class Manifest:
     sha256: dict[str, str]
     """Name of each file with images (shard) -> its SHA-256."""
     rejected: list[Reject]
-    """Images that could not be used, and verification pairs that lost an image by that, each as
+    """Images that could not be used, and verification pairs that contain such an image, each as
     (name, reason)."""
     alignment: str = "of unknown alignment"
-    """How the images were aligned when they were stored, in words."""
+    """How the images were aligned when they were stored, as a text."""
     ignored: list[Reject] = field(default_factory=list)
     """Files that are no images, and hidden folders, each as (name, reason)."""
 

@@ -22,18 +22,18 @@ class SimilarPeople(NamedTuple):
     similarity: float
     """Cosine of the two people's mean features."""
     train_image: int
-    """Of the most similar pair of images of these two people: row of the training image in the
-    training features."""
+    """Row, in the training features, of the training person's image in the most similar pair of
+    images of these two people."""
     test_image: int
-    """Row of the test image of the same pair in the test features."""
+    """Row, in the test features, of the other image of the same pair."""
 
 
 def same_names(train_people: Iterable[str], test_people: Iterable[str]) -> list[tuple[str, str]]:
     """Finds people who are probably in both sets, by their names.
 
-    Two names match if they differ at most in case, accents, and the characters between words. A
-    name without a letter is left out, since such a number stands for another person in another data
-    set.
+    Two names match if they differ at most in case, accents, and the characters between words. Names
+    without a letter are left out, since the same number is mostly the name of different people in
+    different data sets.
 
     Args:
       train_people: names of the people in the training set.

@@ -37,9 +37,9 @@ def training_batches(
     A batch is a dictionary of "images", [rows, height, width, channels] float32 in [-1, 1);
     "labels", [rows] int32; and "mask", [rows] float32, which is 1 everywhere.
 
-    The images of step k depend only on the seed and on k. So the step number is all that has to be
-    stored to continue, and any number of processes and workers gives the same images. Each process
-    reads its share of them.
+    The images of step k depend only on the seed and on k. So a run that continues needs only the
+    step number, and the images do not depend on the number of processes and workers. Each process
+    reads an equal share of the images of a step.
 
     Args:
       split: the split to read. A crop in `split.crop` is cut out at a random place.
@@ -48,14 +48,14 @@ def training_batches(
       seed: seed of the order and the augmentation.
       mirror: whether images are flipped left to right with probability one half.
       shift: largest random shift in pixels in each direction; edge pixels are repeated.
-      start_step: the step, counted from 0, whose batch comes first; larger to continue a run.
-      process: number of this training process, from 0, whose share is yielded.
+      start_step: the step, counted from 0, whose batch comes first; above 0 to continue a run.
+      process: number of the calling process, from 0; its share of each batch is yielded.
       processes: number of processes that train together.
       workers: number of additional processes that read and decode images; 0 uses threads.
 
     Raises:
-      InputError: the batch cannot be divided equally among the processes, a record cannot be read,
-        a label is outside [0, split.num_classes), or a worker process was killed.
+      InputError: `processes` does not divide `batch_size`, a record cannot be read, a label is
+        outside [0, split.num_classes), or a worker process was killed.
     """
     if batch_size % processes:
         raise InputError(
@@ -133,7 +133,7 @@ def evaluation_batches(
       batch_size: number of rows per batch of a process.
       change: function from one decoded image, [height, width, channels] uint8, to one of the same
         size, such as `resolution.degrade`; it is called before the crop. None changes nothing.
-      process: number of this process, from 0, whose share is yielded.
+      process: number of the calling process, from 0; its batches are yielded.
       processes: number of processes that evaluate together.
 
     Raises:

@@ -79,8 +79,8 @@ def planned(source: Source, options: Options) -> tuple[list[Shard], dict[str, li
 
     Raises:
       InputError: the options name people or images that the source does not have, hold out too many
-        people, or do not fit a source with splits or pairs of its own; or `strict` is on and the
-        source has a `doubt`.
+        people, or set the test people of a source with splits or pairs of its own; or
+        `Options.strict` is True and `Source.doubt` is not "".
     """
     if options.strict and source.doubt:
         raise InputError(
@@ -126,7 +126,7 @@ def _present(source: Source, options: Options) -> tuple[np.ndarray, np.ndarray]:
 
 
 def default_held_out(source: Source, options: Options) -> int | None:
-    """Returns the number of test people that is taken if nobody says which people are tested.
+    """Returns the number of test people that is used by default.
 
     It is a tenth of the people who have a stored image, but at least FEWEST_HELD_OUT (10); or 0 if
     there are fewer than FEWEST_PEOPLE (30) people. It is None if the source (by its splits, pairs
@@ -185,14 +185,15 @@ def _people_of_splits(source: Source, options: Options, present: np.ndarray) -> 
 
 
 def alignment(options: Options) -> str:
-    """Returns how the images are aligned, in words, such as "as they came" without alignment."""
+    """Returns how the images are aligned, as a text, such as "as they came" without alignment."""
     return "as they came" if options.align is None else str(options.align)
 
 
 def fingerprint(source: Source, options: Options) -> str:
     """Returns an id, 16 hexadecimal digits, of a source's images and the options of storing them.
 
-    Equal ids mean that the prepared data sets are equal. `Options.strict` is not part of the id.
+    Sources and options with equal ids result in equal data sets. `Options.strict` is not part of
+    the id.
     """
     chosen = {
         "held_out": default_held_out(source, options) or options.held_out,

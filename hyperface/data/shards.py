@@ -36,7 +36,7 @@ Shape = tuple[int, int, int]
 
 
 class MixedSizes(InputError):
-    """The error for images of many sizes that `Options.align` does not bring to one size.
+    """The error for images of many sizes, if `Options.align` does not make their sizes equal.
 
     They are probably photos in which the faces must be found first. Nothing has been written.
     """
@@ -64,8 +64,8 @@ def write(
 
     Returns:
       The journal of the shard, a dict that can be stored as JSON: "images", the number of stored
-      images; "labels", label -> number of images; "rejected", a list of (name, reason); "shape";
-      and "sha256" of the file.
+      images; "labels", a dict label -> number of images; "rejected", a list of (name, reason);
+      "shape", the argument; and "sha256", the digest of the file.
 
     Raises:
       OSError: the file cannot be written.
@@ -209,7 +209,7 @@ def majority_shape(source: Source, plan: Sequence[Shard], options: Options) -> S
     Args:
       source: the images.
       plan: the shards to be written, which name the images.
-      options: how the images are stored; the shape is that after the alignment.
+      options: how the images are stored; the shape is measured after the alignment.
 
     Raises:
       MixedSizes: more than a tenth of the readable images have another shape, so that they are

@@ -51,8 +51,9 @@ def prepare(
         folder per version, such as 1.0.0.
       options: which images are stored, how, and who the test people are.
       replace: True prepares an existing data set again, as a new version. The old version is
-        removed only after the new one is complete. False returns an existing data set of the same
-        source and options, and raises an error for one of others.
+        removed only after the new one is complete. With False, an existing data set of the same
+        source and options is returned, and one of another source or other options raises
+        InputError.
       progress: called, in the thread of the caller, with (number of finished images, number of all
         images).
 
@@ -60,9 +61,10 @@ def prepare(
       The folder of the version that has the images.
 
     Raises:
-      InputError: the folder has a data set of other files or options, cannot be written, or is in
-        use by another process; the options do not fit the source; the images have many sizes; no
-        image of a split is readable; or an image was rejected and `options.strict` is on.
+      InputError: the folder has a data set of other files or options and `replace` is False; the
+        folder cannot be written, or is in use by another process; the options do not fit the
+        source; the images have many sizes; no image of a split is readable; or an image was
+        rejected and `options.strict` is True.
     """
     plan, people = planned(source, options)
     key = fingerprint(source, options)

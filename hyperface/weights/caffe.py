@@ -47,7 +47,8 @@ ROLES = ("weight", "bias")
 def read(data: bytes) -> dict[str, np.ndarray]:
     """Returns all arrays of a `.caffemodel` file by name, in Caffe's own order of axes.
 
-    The arrays of a layer called conv1 are named "conv1.weight", "conv1.bias", "conv1.2", and so on.
+    The arrays of a layer called conv1 are named "conv1.weight", "conv1.bias", and then "conv1.2",
+    "conv1.3", ...
 
     Args:
       data: the content of the file.

@@ -23,13 +23,13 @@ class Contents:
     path: Path
     """The file, or the folder of the run."""
     arrays: dict[str, np.ndarray]
-    """Name -> array. The names are the file's own. If `model` is set, they are our parameter paths,
-    such as "params/conv1/kernel"."""
+    """Name -> array. The names are the file's own. If `model` is not None, they are the paths of
+    this library's parameters, such as "params/conv1/kernel"."""
     model: str | None = None
     """Name of the network if this library wrote the file; None for any other file."""
     layout: str = ""
-    """Where the arrays come from, for messages, such as "a run of this library"; it has no meaning
-    if `model` is None."""
+    """The origin of the arrays, for messages, such as "a run of this library"; not used if `model`
+    is None."""
     graph: Graph | None = None
     """The graph of an ONNX file; None for any other file."""
 
@@ -56,7 +56,7 @@ def read_contents(path: Path) -> Contents:
 def named(
     contents: Contents, model_name: str, paths: Sequence[str]
 ) -> tuple[dict[str, np.ndarray], NameMap]:
-    """Returns (arrays, map): a file's arrays, and the map from their names to our parameters.
+    """Returns (arrays, map): a file's arrays, and the map from their names to parameters.
 
     Args:
       contents: the arrays of a file or run.

@@ -36,12 +36,14 @@ def make_embedder(
 ) -> Embed:
     """Returns the embedder of a trained backbone, a jitted function from images to features.
 
-    It contains the weights. Images are [batch, height, width, channels], and features [batch, dim].
+    The weights are constants of the function. Images are [batch, height, width, channels], and
+    features [batch, dim].
 
     Args:
       saved: the trained backbone.
-      mirror: how the features of an image and of its mirror image are merged: "none" uses the image
-        alone; "sum", "max" and "concat" are the sum, the larger of both values, and both features.
+      mirror: how the features of an image and of its mirror image are merged: "none" uses only the
+        image, "sum" adds both features, "max" is their elementwise maximum, and "concat" joins them
+        to twice the length.
       normalize: whether the merged features are scaled to unit length.
     """
     network = saved.network()
@@ -57,7 +59,7 @@ def make_embedder(
 
 
 def feature_dim(saved: SavedBackbone) -> int:
-    """Returns the length of the backbone's feature, before the merge with the mirror image."""
+    """Returns the length of the backbone's feature of one image, before a merge with its mirror."""
     variables = traverse_util.unflatten_dict(saved.arrays, sep="/")
     images = jax.ShapeDtypeStruct((1, *saved.image_shape), jnp.float32)
     return jax.eval_shape(saved.network().apply, variables, images).shape[1]
@@ -92,9 +94,11 @@ def open_safetensors(
 
     Args:
       path: the file.
-      saved: the run that was exported; its backbone is built anew, and filled from the file.
-      mirror: how the features of an image and of its mirror image are merged: "none" uses the image
-        alone; "sum", "max" and "concat" are the sum, the larger of both values, and both features.
+      saved: the run that was exported; a new backbone of the same kind is built, and gets the
+        arrays of the file.
+      mirror: how the features of an image and of its mirror image are merged: "none" uses only the
+        image, "sum" adds both features, "max" is their elementwise maximum, and "concat" joins them
+        to twice the length.
       normalize: whether the merged features are scaled to unit length.
     """
     network = saved.network()
@@ -148,8 +152,8 @@ def open_stablehlo(program: bytes, image_shape: tuple[int, int, int], origin: st
     """Returns the embedder (images -> features) of an exported StableHLO program.
 
     Args:
-      program: the bytes that `export_stablehlo` returned. The parser trusts its input, so compare
-        the digest with the record's first, as `exported.read_file` does.
+      program: the bytes that `export_stablehlo` returned. The parser does not check its input. Read
+        the file by `exported.read_file`, which compares its digest with the one in `embedder.json`.
       image_shape: the expected [height, width, channels] of the images.
       origin: the file or folder that the program comes from, for messages.
 
@@ -269,7 +273,7 @@ def largest_difference(expected: Embed, found: Embed, image_shape: tuple[int, in
     get the same random batches of 1 and of 3 images.
 
     Args:
-      expected: the run's embedder.
+      expected: the embedder of the run, a function from images to features.
       found: the embedder of an exported file.
       image_shape: [height, width, channels] of the images.
 

@@ -22,7 +22,7 @@ _FIELDS: dict[str, type | tuple[type, ...]] = {
 
 
 def seal(record: dict[str, Any]) -> str:
-    """Returns a record as JSON text, with a field "digest" over all other fields added.
+    """Returns a record as JSON text, with a new field "digest", the SHA-256 of all other fields.
 
     A record is the content of `embedder.json`, which describes the files of an export.
     """
@@ -35,7 +35,7 @@ def digest(record: dict[str, Any], *more: bytes | memoryview) -> str:
     Args:
       record: fields that JSON can represent. The field "digest" is left out, and the order of the
         fields does not matter.
-      *more: bytes that are covered too, such as the arrays of a file.
+      *more: further bytes that are hashed, such as the arrays of a file.
     """
     fields = {name: value for name, value in record.items() if name != "digest"}
     # Sorted, because another program may write the same fields in another order.
@@ -49,8 +49,8 @@ def read_record(path: Path) -> dict[str, Any]:
     """Returns the fields of an `embedder.json`, the record of an export, after all checks.
 
     Raises:
-      InputError: the file is missing, larger than `LARGEST_RECORD`, damaged or changed, or an
-        earlier version wrote it.
+      InputError: the file is missing, larger than `LARGEST_RECORD` (1 MiB), damaged or changed, or
+        an earlier version wrote it.
     """
     data = read_bytes(path, LARGEST_RECORD)
     try:
@@ -66,7 +66,7 @@ def read_record(path: Path) -> dict[str, Any]:
 
 
 def read_file(folder: Path, record: dict[str, Any], name: str) -> bytes:
-    """Returns the bytes of an exported file, after comparing its digest with the record's.
+    """Returns the bytes of an exported file, after comparing its digest with that in the record.
 
     Args:
       folder: the folder of the export.
@@ -74,8 +74,8 @@ def read_file(folder: Path, record: dict[str, Any], name: str) -> bytes:
       name: name of the file, a key of the record's "files".
 
     Raises:
-      InputError: the file is missing, is larger than `LARGEST_FILE`, or its digest differs from the
-        record's.
+      InputError: the file is missing, is larger than `LARGEST_FILE` (8 GiB), or its digest differs
+        from the one in the record.
     """
     data = read_bytes(folder / name, LARGEST_FILE)
     entry = record["files"].get(name)

@@ -43,7 +43,8 @@ def read(path: Path) -> dict[str, np.ndarray]:
         - `.safetensors`
         - `.onnx`
         - `.pt`, `.pth`, `.pth.tar` or `.bin`: a PyTorch state dictionary, which needs torch
-        - `.caffemodel`: its blobs are named "layer.weight" and "layer.bias"
+        - `.caffemodel`: its arrays are named by their layer, such as "conv1.weight" and
+          "conv1.bias"
 
     Raises:
       InputError: the file has another format, is damaged, or contains values that are not finite
@@ -62,8 +63,8 @@ def read(path: Path) -> dict[str, np.ndarray]:
 def own_format(path: Path) -> dict[str, str] | None:
     """Returns the metadata of a safetensors file that this library wrote; None for other files.
 
-    The metadata are texts by name, such as "model" and "feature_dim". A missing or damaged file
-    gives None too; `read` then raises the error.
+    The metadata are texts by name, such as "model" and "feature_dim". The result is None for a
+    missing or damaged file too; `read` raises the error for it.
     """
     import safetensors
 
@@ -213,7 +214,7 @@ def _read_onnx(path: Path) -> dict[str, np.ndarray]:
 
 
 def is_weights(path: Path) -> bool:
-    """Returns whether a path is a file with an ending that `read` knows."""
+    """Returns whether a path is a file with one of the endings that `read` accepts."""
     return Path(path).name.lower().endswith(tuple(READERS)) and Path(path).is_file()
 
 

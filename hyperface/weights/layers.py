@@ -37,11 +37,11 @@ class Layer:
     inputs: tuple[int, ...]
     """Numbers of the values that the layer reads."""
     ours: str = ""
-    """Path of the layer's parameters in our network, such as "block1_1/conv1"; "" for a layer
-    without parameters."""
+    """Path of the layer's parameters in this library's network, such as "block1_1/conv1"; "" for a
+    layer without parameters."""
     norm: str = ""
-    """Path of the batch normalisation that follows; "" for none. In a folded network it does not
-    exist, since it is merged into the weights of this layer."""
+    """Path of the batch normalisation that follows; "" for none. In a folded network, a variant
+    without batch normalisation, it is merged into the weights of this layer."""
     scaled: bool = True
     """Whether that batch normalisation has a learned scale."""
     bias: bool = False

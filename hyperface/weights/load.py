@@ -34,7 +34,7 @@ class Report:
     loaded: tuple[str, ...]
     """Paths of the parameters that now have the file's values."""
     fresh: tuple[str, ...]
-    """Paths of the parameters that kept their fresh values, as the caller asked."""
+    """Paths of the parameters that kept their initial values, as the argument `fresh` requested."""
     ignored: tuple[str, ...]
     """Names of the file's arrays that the backbone does not need: those of the classifier, and
     biases that were frozen at zero."""
@@ -48,8 +48,9 @@ class Report:
     def exact(self) -> bool:
         """Whether the loaded network computes the same features as the file's network.
 
-        It is False if the centre of the pixel values was moved. The zeros that pad the first
-        convolution then stand for another brightness, so features near the edges of images differ.
+        It is False if the centre of the pixel values was moved. The zeros with which the first
+        convolution pads the images then mean another brightness, so that features near the edges of
+        images differ.
         """
         return self.trained_on.center == self.pixels.center
 
@@ -76,32 +77,35 @@ def load_backbone(
     trained_on: Pixels | None = None,
     fresh: Sequence[str] = (),
 ) -> tuple[Any, Report]:
-    """Fills a fresh backbone with the weights of a file or of a run of this library.
+    """Fills a new backbone with the weights of a file or of a run of this library.
 
     Loading is all or nothing. The file must contain every parameter with its shape, and every array
-    of the file must be known. If the file's network was trained on other pixel values than this
-    library's, its first convolution is changed accordingly.
+    of the file must be one that the library knows for this network. If the file's network was
+    trained on other pixel values than this library's, the weights of its first convolution are
+    changed so that it computes the same from other pixels.
 
     Args:
       path: a file (safetensors, ONNX, PyTorch or `.caffemodel`), or the folder of a run, whose
-        newest undamaged checkpoint is taken. An `.onnx` file can be read for the networks that
+        newest undamaged checkpoint is read. An `.onnx` file can be read for the networks that
         `weights.layers` describes.
       model_name: name of the network in `models.BACKBONES`.
-      params: the fresh parameters; {"params": ..., "batch_stats": ...} for a network with batch
-        statistics. Where the file's values replace them, `jax.ShapeDtypeStruct` may stand in place
-        of arrays.
-      image_shape: [height, width, channels] of the images of the file's network, if they differ
-        from the paper's. The row order of the feature layer depends on it.
+      params: the initial parameters; {"params": ..., "batch_stats": ...} for a network with batch
+        statistics. An array that the file replaces may be given as its `jax.ShapeDtypeStruct`.
+      image_shape: [height, width, channels] of the images of the file's network; None uses the
+        shape in the file or, if it has none, that of the paper. The order of the feature layer's
+        weights depends on it.
       pixels: pixel values that the loaded network takes; this library's own by default.
-      trained_on: pixel values that the file's network was trained on; by default those of the
-        released network.
-      fresh: beginnings of parameter paths that keep their fresh values, for example ("feature",).
+      trained_on: pixel values that the file's network was trained on; None uses those that are
+        known for the published network.
+      fresh: beginnings of paths of parameters that keep their initial values and are not read from
+        the file, for example ("feature",).
 
     Returns:
       The tree of `params` with the file's values, and a report.
 
     Raises:
-      InputError: the file is damaged, or contains another network or layout. Nothing was loaded.
+      InputError: the file is damaged, or contains another network, or arrays of other names or
+        shapes. Nothing was loaded.
     """
     contents = read_contents(Path(path))
     return fill(
@@ -125,18 +129,20 @@ def fill(
     trained_on: Pixels | None = None,
     fresh: Sequence[str] = (),
 ) -> tuple[Any, Report]:
-    """Fills a fresh backbone as `load_backbone` does, from a file that was read before.
+    """Fills a new backbone with the arrays of a file that was read before.
 
     Args:
       contents: the arrays of the file or run, as `read_contents` returns them.
       model_name: name of the network in `models.BACKBONES`.
-      params: the fresh parameters, or {"params": ..., "batch_stats": ...}.
-      image_shape: [height, width, channels] of the images of the file's network; None takes the
-        file's or the paper's.
-      pixels: pixel values that the loaded network takes.
-      trained_on: pixel values that the file's network was trained on; None takes those of the
-        released network.
-      fresh: beginnings of parameter paths that keep their fresh values, for example ("feature",).
+      params: the initial parameters; {"params": ..., "batch_stats": ...} for a network with batch
+        statistics.
+      image_shape: [height, width, channels] of the images of the file's network; None uses the
+        shape in the file or, if it has none, that of the paper.
+      pixels: pixel values that the loaded network takes; by default those of this library.
+      trained_on: pixel values that the file's network was trained on; None uses those that are
+        known for the published network.
+      fresh: beginnings of paths of parameters that keep their initial values and are not read from
+        the file, for example ("feature",).
 
     Returns:
       The tree of `params` with the file's values, and a report.

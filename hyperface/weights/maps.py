@@ -37,8 +37,8 @@ class Entry:
     source: str
     """Name in the file."""
     target: str
-    """Path in our variables, such as "params/conv1/kernel". For the kinds "zero" and "one" it is
-    the path that the parameter would have if our network had it."""
+    """Path of the parameter in this library's network, such as "params/conv1/kernel". For the kinds
+    "zero" and "one" the network has no such parameter; it is the path that it would have."""
     kind: Kind
     """How the array becomes the parameter: unchanged ("same", "vector"), with transposed axes
     ("conv", "first conv", "dense", "flat dense"), or not at all, because all its elements must be 0
@@ -62,19 +62,19 @@ class Pixels:
 
 @dataclass(frozen=True)
 class NameMap:
-    """The map from the arrays of a weight file to the parameters of one of our networks.
+    """The map from the arrays of a weight file to the parameters of one of this library's networks.
 
-    There is one map per origin of released files, since each program names its arrays, and orders
+    There is one map per origin of published files, since each program names its arrays, and orders
     their axes, in its own way.
     """
 
     layout: str
     """The origin of the file, such as "insightface, PyTorch", for messages."""
     entries: tuple[Entry, ...]
-    """One entry per array that the network needs: its name in the file, the path of our parameter,
-    and how one becomes the other."""
+    """One entry per array that the network needs: its name in the file, the path of the parameter,
+    and how the array becomes the parameter."""
     pixels: Pixels = Pixels()
-    """Pixel values that the released network was trained on."""
+    """Pixel values that the published network was trained on."""
     ignored: str = r"(?!)"
     """Regular expression of names that the file may have besides, such as those of the classifier.
     Any other name raises an error. The default matches nothing."""
@@ -91,7 +91,7 @@ INSIGHTFACE = Pixels(127.5, 127.5, "rgb")
 
 
 def name_maps(model_name: str) -> list[NameMap]:
-    """Returns the known maps from weight files to a network, one per origin of released files.
+    """Returns the known maps from weight files to a network, one per origin of published files.
 
     The list is empty for a network that can only be read from ONNX files and from files that this
     library wrote.
@@ -107,16 +107,16 @@ def name_maps(model_name: str) -> list[NameMap]:
 def graph_pixels(model: nn.Module) -> Pixels:
     """Returns the pixel values that a network in an ONNX file takes.
 
-    An ONNX file does not state them. insightface feeds RGB to all its files. The released narrow
-    MobileFaceNet was nevertheless trained on BGR: its accuracy on LFW is 99.4 % with BGR, and
-    99.1 % with RGB.
+    An ONNX file does not state them. The result is RGB, as in insightface's code, with one
+    exception. The published narrow MobileFaceNet was trained on BGR: its accuracy on LFW is 99.4 %
+    with BGR, and 99.1 % with RGB.
     """
     narrow = isinstance(model, models.MobileFaceNet) and model.stem_groups is None
     return replace(INSIGHTFACE, channels="bgr") if narrow else INSIGHTFACE
 
 
 def own_map(paths: list[str], layout: str) -> NameMap:
-    """Returns the map of a file of this library, whose arrays have the names of our parameters.
+    """Returns the map of a file of this library, whose arrays have the names of the parameters.
 
     Args:
       paths: paths of the parameters, which are also the names of the arrays.

@@ -36,8 +36,8 @@ class Mismatch(ValueError):
     """The error of a graph that is another network than the expected one; its text is the reason.
 
     Attributes:
-      found: number of layers that were found before the first layer that differs. Of several
-        networks that do not fit, the one with the most is the nearest.
+      found: number of layers that were found before the first layer that differs. If several
+        networks do not fit, the one with the largest number is the most similar.
     """
 
     def __init__(self, reason: str, found: int) -> None:
@@ -49,13 +49,14 @@ def match(graph: Graph, model: nn.Module) -> tuple[dict[str, np.ndarray], list[E
     """Returns (arrays, entries): the weights in a graph, and which parameter each becomes.
 
     The names in ONNX files have no meaning, so the weights are found by the order and the kinds of
-    the operators. If our network is the folded form, which has no batch normalisation, the graph's
-    batch normalisation is merged into the layer in front of it. The arrays have PyTorch's order of
-    axes. Each is named after the output of its operator, for example "518.weight".
+    the operators. If `model` is the folded form of a network, which has no batch normalisation, the
+    graph's batch normalisations are merged into the layers in front of them. The arrays have
+    PyTorch's order of axes. Each is named after the output of its operator, for example
+    "518.weight".
 
     Args:
       graph: the graph of a file.
-      model: our network, one of those for which `layers.layers` returns a list.
+      model: this library's network, one for which `layers.layers` does not return None.
 
     Raises:
       Mismatch: the graph is another network, or another form of this one.

@@ -65,9 +65,10 @@ class Graph:
     arrays: dict[str, np.ndarray] = field(default_factory=dict)
     """Name of a value -> constant array, such as the weights."""
     nodes: list[Node] = field(default_factory=list)
-    """The operators. Each reads only values of operators before it, inputs and arrays."""
+    """The operators. Each reads only inputs, arrays, and values that operators before it
+    compute."""
     inputs: dict[str, list[int | None]] = field(default_factory=dict)
-    """Shapes of the network's inputs by name; None stands for an axis of any size."""
+    """Shapes of the network's inputs by name; None is an axis of any size."""
     outputs: list[str] = field(default_factory=list)
     """Names of the network's outputs."""
 
@@ -98,7 +99,7 @@ def read(data: bytes) -> dict[str, np.ndarray]:
 
     Raises:
       WireError: the bytes are truncated, damaged or not an ONNX network; its weights are quantised
-        or in another file; or this reader does not know its operator set.
+        or in another file; or its operator set is one that this library does not support.
     """
     return read_graph(data).arrays
 
@@ -111,7 +112,7 @@ def read_graph(data: bytes) -> Graph:
 
     Raises:
       WireError: the bytes are truncated, damaged or not an ONNX network; its weights are quantised
-        or in another file; or this reader does not know its operator set.
+        or in another file; or its operator set is one that this library does not support.
     """
     budget, graph, opset = Budget(), None, None
     # ModelProto: 7 graph, 8 opset_import.

@@ -20,7 +20,7 @@ def expect(fits: bool, node: Node, expected: str, found: Any) -> None:
     """Raises an error if an operator does not compute the expected layer.
 
     Args:
-      fits: whether the operator fits, which the caller has found.
+      fits: whether the operator computes the expected layer; the caller has checked it.
       node: the operator, which the message names.
       expected: the expected setting, for the message.
       found: the setting that the operator has, for the message.
@@ -35,7 +35,7 @@ def expect(fits: bool, node: Node, expected: str, found: Any) -> None:
 class Norm(NamedTuple):
     """A batch normalisation after training: four float64 arrays [channels], and epsilon.
 
-    It computes scale (x - mean) / sqrt(variance + epsilon) + bias.
+    It maps a value x to scale (x - mean) / sqrt(variance + epsilon) + bias, per channel.
     """
 
     scale: np.ndarray
@@ -45,7 +45,7 @@ class Norm(NamedTuple):
     epsilon: float
 
     def as_affine(self) -> tuple[np.ndarray, np.ndarray]:
-        """Returns (factor, term), [channels] each: the normalisation is factor x + term."""
+        """Returns (factor, term), [channels] each: it maps a value x to factor x + term."""
         # A negative variance gives NaN, which is reported when the array is collected.
         with np.errstate(all="ignore"):
             factor = self.scale / np.sqrt(self.variance + self.epsilon)

@@ -27,8 +27,8 @@ def read_backbone(path: Path, step: int | None = None) -> SavedBackbone:
         file.
 
     Raises:
-      InputError: there is no such run or file, it is damaged, it fits none of our networks, or a
-        step is given for a file.
+      InputError: there is no such run or file, it is damaged, it contains none of this library's
+        networks, or a step is given for a file.
     """
     path = Path(path)
     if path.is_dir():

@@ -22,11 +22,11 @@ from hyperface.train.checkpoint.integrity import (
 
 
 class SavedBackbone(NamedTuple):
-    """A trained backbone, with the description that its run or file gives."""
+    """A trained backbone, with its description from a run or a weight file."""
 
     arrays: dict[str, np.ndarray]
     """Arrays by path, such as "params/conv1/kernel". If the run kept a moving average of its
-    parameters, these are the averages, because the run is scored with them."""
+    parameters, these are the averages, because evaluation uses them."""
     model: str
     """Name of the network."""
     feature_dim: int | None

@@ -54,7 +54,7 @@ Field = Varint | Run
 
 
 class Budget:
-    """Counts how many more fields a file may have, over all its messages: `MAX_FIELDS` at first.
+    """Counts how many more fields a file may have, over all its messages, from `MAX_FIELDS` down.
 
     A file with more raises an error. The limit bounds the time and memory that a damaged or
     malicious file can take.
@@ -67,7 +67,7 @@ class Budget:
         """Counts one field.
 
         Raises:
-          WireError: the file has more than `MAX_FIELDS` fields.
+          WireError: the file has more than `MAX_FIELDS` (200,000) fields.
         """
         self._left -= 1
         if self._left < 0:
@@ -79,7 +79,8 @@ def fields(message: memoryview, budget: Budget) -> Iterator[Field]:
 
     Args:
       message: the bytes of the message.
-      budget: the number of fields that the file may still have; each field takes one.
+      budget: the number of fields that the file may still have; each yielded field reduces it by
+        one.
 
     Raises:
       WireError: the message is cut or damaged, or the file has too many fields.
@@ -137,7 +138,7 @@ def integers(field: Field) -> list[int]:
     The field contains one integer, or several in a row ("packed").
 
     Raises:
-      WireError: there are more than MAX_AXES integers, or one is damaged.
+      WireError: there are more than MAX_AXES (32) integers, or one is damaged.
     """
     if field.wire == VARINT:
         return [field.value]

@@ -104,8 +104,8 @@ def suppressed(
       boxes: [n, 4], (left, top, right, bottom).
       scores: [n], higher for more certain boxes.
       threshold: the overlap, from 0 to 1, above which the box with the lower score is removed.
-      of: what the shared area is divided by to give the overlap: the area of the "union" of both
-        boxes, or of the "smaller" box.
+      of: the overlap is the shared area divided by the area of the "union" of both boxes, or by
+        that of the "smaller" box.
 
     Returns:
       Indices of the boxes that stay, with the best score first; equal scores keep their order.

@@ -41,9 +41,9 @@ class Mtcnn:
     probable face first. To limit time and memory, in a photo whose longer side has more than 1,000
     pixels it finds by default only faces of at least a fiftieth of that side.
 
-    The landmarks are one pixel to the right of and below their exact place, as those of the
-    released programs are (MATLAB counts pixels from 1). The templates in `hyperface.data.alignment`
-    were measured with such landmarks, so aligned faces are where the papers' faces are.
+    The landmarks are one pixel to the right of and below their exact place, as in the programs that
+    the authors published (MATLAB counts pixels from 1). The templates in `hyperface.data.alignment`
+    were measured with such landmarks, so aligned faces have the same place as in the papers.
 
     Raises:
       InputError: the extra `detect` is not installed, or a setting is out of range.
@@ -61,8 +61,8 @@ class Mtcnn:
     """Side in pixels of the smallest face to find, at least 1. None takes 20, or a fiftieth of the
     photo's longer side if that is more."""
     thresholds: tuple[float, float, float] = (0.6, 0.7, 0.7)
-    """For P-net, R-net and O-net, which check each window one after the other: the probability of a
-    face, from 0 to 1, above which a window passes on."""
+    """One probability of a face, from 0 to 1, for each of P-net, R-net and O-net, the three
+    networks that check a window one after the other. A window at or below it is discarded."""
     weights: Arrays = field(default_factory=installed_weights, repr=False, compare=False)
     """Network ("pnet", "rnet" or "onet") -> name -> array; by default the weights of the installed
     distribution `mtcnn`."""

@@ -50,9 +50,8 @@ class Tile(NamedTuple):
 class Photo:
     """A photo from which parts are cut out and resized, quickly for parts of any size.
 
-    It keeps copies of the photo at a half, a quarter and so on of its size, and takes each part
-    from the copy of the nearest size that is large enough. With the photo alone, Pillow would read
-    all pixels of a large part to reduce it.
+    It stores copies of the photo at 1/2, 1/4, 1/8, ... of its size. Each part is cut out of the
+    smallest copy that is large enough, so that fewer pixels are read.
 
     Args:
       pixels: [height, width, 3] uint8.

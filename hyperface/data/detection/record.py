@@ -72,8 +72,9 @@ def find_landmarks(
     """Finds the faces in the photos of a source and writes `landmarks.csv` into a folder.
 
     The file has one line per face. A photo without a face gets a line of nan, which can be filled
-    in by hand. If the folder already has the landmarks of the same photos, detector and choice, no
-    photo is searched again. A killed call continues after its last 1,000 finished photos.
+    in by hand. If the folder already has the landmarks of the same photos, with the same detector
+    and the same `which`, no photo is searched again. A killed call continues after its last 1,000
+    finished photos.
 
     Args:
       source: the photos.
@@ -83,13 +84,13 @@ def find_landmarks(
       which: which of several faces in a photo are taken: "largest", "central" (the face nearest to
         the centre) or "all".
       keep: names of the photos to search; None searches all.
-      replace: whether existing landmarks of other photos, of another detector or of another choice
+      replace: whether existing landmarks of other photos, of another detector or of another `which`
         may be replaced. Landmarks that were edited by hand are never replaced.
       progress: called with (number of finished photos, number of all photos).
 
     Raises:
-      InputError: the folder has landmarks that were edited, or other landmarks while `replace` is
-        off; it cannot be written; or the detector returned something other than faces.
+      InputError: the folder has landmarks that were edited by hand; it has other landmarks and
+        `replace` is False; it cannot be written; or the result of the detector has another form.
     """
     indices = [i for i, name in enumerate(source.names) if keep is None or name in keep]
     # The key covers all inputs of the landmarks, so that parts of other inputs are never mixed in.

@@ -31,7 +31,7 @@ def look_raw(source: Source, detector: Detector) -> str:
     Returns:
       The reason why the images look unaligned, a clause such as "the eyes are 0.17 of the width
       apart, expected 0.25 or more". It is "" if the images look aligned, and also if less than half
-      of the sample shows a face, since nothing is known then.
+      of the sample shows a face, since such a sample is too small for an answer.
     """
     # Evenly spaced, since neighbouring images often show one person.
     places = np.unique(np.linspace(0, len(source.names) - 1, SAMPLE).astype(int))

@@ -72,7 +72,7 @@ def installed_weights() -> Arrays:
 
 
 def read_network(data: bytes, network: str) -> dict[str, np.ndarray]:
-    """Reads the weights of one network, without running code that the data name.
+    """Reads the weights of one network, without running any code that the data refer to.
 
     Args:
       data: the content of the file: an LZ4 frame with a list of arrays that joblib wrote.
@@ -82,8 +82,8 @@ def read_network(data: bytes, network: str) -> dict[str, np.ndarray]:
       Name of an array, such as "conv1/kernel" -> float32 array.
 
     Raises:
-      InputError: the data are damaged, have more than LARGEST bytes unpacked, or contain anything
-        but finite float32 arrays of the network's shapes.
+      InputError: the data are damaged, have more than LARGEST bytes (8 MB) unpacked, or contain
+        anything but finite float32 arrays of the network's shapes.
     """
     shapes = SHAPES[network]
     try:

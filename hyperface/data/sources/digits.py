@@ -24,7 +24,7 @@ PARTS = {"train": "train", "test": "t10k"}
 
 
 def digits(root: Path) -> Source:
-    """Opens the MNIST images in a folder as a source; the ten digits stand for people.
+    """Opens the MNIST images in a folder as a source; each of the ten digits counts as a person.
 
     Args:
       root: folder with `train-images-idx3-ubyte` and the other three files, plain or with .gz.
@@ -88,7 +88,7 @@ def read_idx(path: Path) -> np.ndarray:
 
     Raises:
       InputError: the file is missing, is not IDX of unsigned bytes, has more than LARGEST_FILE
-        bytes unpacked, or has another length than its header announces.
+        bytes (50 MB) unpacked, or has another length than its header announces.
     """
     # The files are distributed packed, and some programs unpack them.
     packed = path.with_name(path.name + ".gz")

@@ -19,8 +19,8 @@ def with_faces(source: Source, faces: Collection[str]) -> Source:
 
     Args:
       source: the photos.
-      faces: names of the faces in the landmarks file: IMAGE for the first face of a photo, IMAGE#2
-        for the second, and so on. Names of other photos are ignored.
+      faces: names of the faces in the landmarks file: IMAGE for the first face of a photo, and
+        IMAGE#k for face k, for k from 2. Names of other photos are ignored.
 
     Raises:
       InputError: a photo has several faces, but the source has pairs of images.

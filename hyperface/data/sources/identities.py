@@ -39,7 +39,8 @@ class Choice(NamedTuple):
     level: int
     """The depth of the folders that are people; 1 means the folders directly in the source."""
     doubt: str = ""
-    """A sentence about another depth that is possible too; "" if there is none."""
+    """A sentence that names another depth at which the folders could be the people; "" if there is
+    none."""
 
 
 class Reading(NamedTuple):

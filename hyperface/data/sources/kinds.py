@@ -49,8 +49,8 @@ def open_source(source: str, data_dir: Path, *, kind: str | None = None, **optio
         of a file or folder.
       data_dir: the folder in which TFDS keeps its data sets; used only for "tfds:NAME".
       kind: format of the file or folder: "folder", "zip", "tar", "list", "recordio",
-        "verification", "parquet" or "digits". None takes the one that follows from the suffix or
-        from the files in the folder.
+        "verification", "parquet" or "digits". None finds the format by the suffix of a file or by
+        the files in a folder.
       **options: keyword arguments of the function in `KINDS` that opens this format, such as `root`
         for a list. Options that are None or False count as not given.
 

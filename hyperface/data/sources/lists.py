@@ -18,17 +18,19 @@ def listed(path: Path, *, root: Path | None = None, distinct_case: bool = False)
 
     A line has one of three forms: `path label`, where the path may contain spaces (Caffe);
     tab-separated `index label path` (MXNet's im2rec); or tab-separated `aligned path label ...`
-    (insightface). The label is the identity of the image. A path that occurs again is rejected.
+    (insightface). The columns `index` and `aligned` are ignored; the label is the identity of the
+    image. If a path occurs twice, its second line is listed in `Source.rejected`.
 
     Args:
       path: the list file, in UTF-8.
       root: the folder to which the paths are relative; None takes the folder of the list.
-      distinct_case: True takes two labels that differ only in case as two people; False raises an
+      distinct_case: True treats two labels that differ only in case as two people; False raises an
         error for them.
 
     Raises:
-      InputError: the list cannot be read, a line has none of these forms, no line names an image,
-        or a label is spelt in two ways.
+      InputError: the list cannot be read, a line has none of these forms, or no line names an
+        image. Also if two labels differ only in Unicode form, or, unless `distinct_case` is True,
+        only in case.
     """
     root = path.parent if root is None else root
     members, rejected, seen = [], [], {}

@@ -44,9 +44,10 @@ class Member(NamedTuple):
     """Path below the root, with slashes. A slash at the end marks a folder whose files are not
     listed, such as a link that is not followed."""
     size: int
-    """Size in bytes; 0 if it was not looked up, since the file cannot be used."""
+    """Size in bytes; 0 for a file that cannot be used."""
     read: Reader
-    """Returns the bytes of the file, all or at most `limit` of them; ValueError if it cannot."""
+    """Function (limit) -> the first `limit` bytes of the file, or all bytes for -1; raises
+    ValueError if the file cannot be read."""
     problem: str | None = None
     """The reason why the file cannot be used, such as a link that leads nowhere; None if no such
     reason is known before reading it."""
@@ -66,9 +67,9 @@ class Selected(NamedTuple):
 def select(members: Iterable[Member]) -> Selected:
     """Divides files into images, images that cannot be used, and other files.
 
-    A file with the suffix of an image counts as an image. For any other file, the first bytes
-    decide. Hidden files, and files that operating systems create, are ignored. A name that occurs
-    twice or leads out of the archive (by "..") is rejected.
+    A file with the suffix of an image counts as an image. Any other file counts as an image if its
+    first bytes are those of an image format. Hidden files, and files that operating systems create,
+    are ignored. A name that occurs twice or leads out of the archive (by "..") is rejected.
 
     Args:
       members: all files of a folder or an archive.

@@ -22,9 +22,10 @@ _MARK = object()
 
 
 class Array:
-    """Stands for a numpy.ndarray in a pickle: one-dimensional data of one byte per item.
+    """An array that was read from a pickle, in place of a numpy.ndarray.
 
-    `data` is a memoryview of the items, and `dtype` is uint8 or bool. A new array is empty.
+    It is one-dimensional: `data` is a memoryview of its elements, one byte each, and `dtype` is
+    uint8 or bool. A new array is empty.
     """
 
     def __init__(self) -> None:
@@ -34,11 +35,11 @@ class Array:
         """Sets the dtype and the data of the array, from values that the pickle contains.
 
         Args:
-          dtype: a dtype that the machine has read, of bytes or of bools.
-          data: memoryview of the items, one byte per item.
+          dtype: the dtype from the pickle, of bytes or of bools.
+          data: memoryview of the elements, one byte each.
 
         Raises:
-          ValueError: one of both is another kind of value, as in an array of objects.
+          ValueError: `dtype` or `data` is another kind of value, as in an array of objects.
         """
         if not (isinstance(dtype, _DType) and isinstance(data, memoryview)):
             raise ValueError("an array of objects")
@@ -76,7 +77,7 @@ class _DType:
 
 
 def loads(data: bytes) -> Any:
-    """Returns the value of a pickle, without running code that the pickle names.
+    """Returns the value of a pickle, without running any code that the pickle refers to.
 
     The value may consist of lists, tuples, bytes, text, bools, whole numbers, None, and arrays of
     bytes or bools. In the result an array is an `Array`, and bytes and Python 2's text are
@@ -87,7 +88,7 @@ def loads(data: bytes) -> Any:
 
     Raises:
       ValueError: the pickle is damaged, contains a value of another type, names another function or
-        class, or has more than MAX_STEPS instructions.
+        class, or has more than MAX_STEPS (1 million) instructions.
     """
     machine = Machine(data)
     try:
@@ -191,8 +192,8 @@ class Machine:
         """Counts bytes that were decoded from text in the pickle, and returns a view of them.
 
         Raises:
-          ValueError: all bytes decoded so far are more than the pickle has. A small hostile pickle
-            could otherwise fill the memory.
+          ValueError: more bytes were decoded so far than the pickle has. Without this limit, a
+            small hostile pickle could fill the memory.
         """
         self.decoded += len(data)
         # An honest pickle decodes each of its bytes at most once. A hostile one could decode one
@@ -204,7 +205,7 @@ class Machine:
     def items(self) -> list[Any]:
         """Pops the values above the last mark, and the mark too; returns them in pushed order.
 
-        A mark is pushed by an instruction of its own, before the items of a list or a tuple.
+        A mark is a value that a pickle pushes before the elements of a list or a tuple.
 
         Raises:
           ValueError: there is no mark on the stack.

@@ -43,10 +43,9 @@ _Parts = list[tuple[int, int]]
 def recordio(path: Path) -> Source:
     """Opens the images in an MXNet RecordIO file (.rec) as a source; the labels are the identities.
 
-    The file is read from header to header, so no index is needed. If there is an index, it must fit
-    the file, and its keys become the names of the images. Damaged parts of the file are skipped and
-    listed in `Source.rejected`. A record whose damaged length covers the next records raises
-    ValueError when it is read.
+    No index file is needed. If there is one, it must fit the file, and its keys become the names of
+    the images. Damaged parts of the file are skipped and listed in `Source.rejected`. A record
+    whose damaged length covers the next records raises ValueError when it is read.
 
     Args:
       path: the .rec file. The index (.idx, key and position of each record) and the file `property`

@@ -58,7 +58,7 @@ class Source:
     people: np.ndarray
     """[images] int32, the index of each image's person in `identities`."""
     names: Sequence[str]
-    """[images] a unique name for each image; for faces mostly the path below the root."""
+    """[images] a unique name for each image; for files, the path below the root."""
     read: Callable[[int], bytes]
     """Function from the index of an image to its encoded bytes. Rising order is fastest. It raises
     ValueError or OSError with the reason if the image cannot be read."""
@@ -70,8 +70,8 @@ class Source:
     ignored: Sequence[Reject] = ()
     """Files that are no images, and hidden folders."""
     doubt: str = ""
-    """A sentence about another possible choice of the folders that are people; "" if there is none.
-    With the option `strict`, such a doubt is an error."""
+    """A sentence that names other folders that could be the people; "" if there are none. If
+    `planning.Options.strict` is True, such a doubt is an error."""
     splits: np.ndarray | None = None
     """[images] name of the split of each image, such as "train", for a source with splits of its
     own. All of its splits then have the same people and labels. None for other sources, whose
@@ -113,12 +113,13 @@ def by_identity(
       rejected: images that are known to be unusable, with reasons; they are not in `members`.
       key: sort key of the identities, a function of the name. By default they are sorted as numbers
         if all are whole numbers, and otherwise as text.
-      distinct_case: True takes two identities that differ only in case as two people; False raises
+      distinct_case: True treats two identities that differ only in case as two people; False raises
         an error for them.
       **fields: other fields of `Source`, such as `splits`.
 
     Raises:
-      InputError: there are no images, or two identities are spellings of one name.
+      InputError: there are no images, or two identities differ only in Unicode form or, if
+        `distinct_case` is False, only in case.
     """
     # Most sources pass a generator, and the members are needed several times.
     members = list(members)

@@ -31,14 +31,15 @@ def parquet(
     Args:
       path: the file; or a folder, whose parquet files are read together in the order of names.
       image: name of the column of images. Its values are bytes, or structs with a field `bytes`.
-      label: name of the column of identities, whole numbers or text. Whole numbers get the class
-        names in Hugging Face's metadata if there are some.
-      distinct_case: True takes two identities that differ only in case as two people; False raises
+      label: name of the column of identities, whole numbers or text. If the file has class names
+        (in Hugging Face's metadata), they replace the whole numbers.
+      distinct_case: True treats two identities that differ only in case as two people; False raises
         an error for them.
 
     Raises:
       InputError: a file is not parquet or is damaged, announces impossible sizes, or lacks a
-        column; a column has another type; or there are no images.
+        column; a column has another type; there are no images; or two identities differ only in
+        Unicode form or, unless `distinct_case` is True, only in case.
     """
     paths = files_ending(path, ".parquet") if path.is_dir() else [path]
     files = [_Table(one, image, label) for one in paths]

@@ -35,14 +35,15 @@ def folder(
     Args:
       root: the folder.
       follow_links: True follows links to files and folders outside of root; False rejects them.
-      distinct_case: True takes two folders whose names differ only in case as two people; False
+      distinct_case: True treats two folders whose names differ only in case as two people; False
         raises an error for them.
       identity_level: the depth of the folders that are people: 1 for the folders directly in root,
         2 for the folders in these. None finds it by the names and numbers of the folders.
 
     Raises:
-      InputError: root is not a folder, no person's folder contains an image, the folders of two
-        levels could be the people, or two identities differ only in case or Unicode form.
+      InputError: root is not a folder, no person's folder contains an image, or the folders of two
+        levels could be the people. Also if two identities differ only in Unicode form or, unless
+        `distinct_case` is True, only in case.
     """
     if not root.is_dir():
         raise InputError(f"expected a folder with one folder per person, found none at {root}.")
@@ -54,15 +55,15 @@ def zipped(path: Path, *, distinct_case: bool = False, identity_level: int | Non
 
     Args:
       path: the archive.
-      distinct_case: True takes two folders whose names differ only in case as two people; False
+      distinct_case: True treats two folders whose names differ only in case as two people; False
         raises an error for them.
       identity_level: the depth of the folders that are people: 1 for the folders at the top of the
         archive, 2 for the folders in these. None finds it by the names and numbers of the folders.
 
     Raises:
-      InputError: the archive is missing or damaged, no person's folder contains an image, the
-        folders of two levels could be the people, or two identities differ only in case or Unicode
-        form.
+      InputError: the archive is missing or damaged, no person's folder contains an image, or the
+        folders of two levels could be the people. Also if two identities differ only in Unicode
+        form or, unless `distinct_case` is True, only in case.
     """
     return _tree("zip", _zip_members(path), path, distinct_case, identity_level)
 
@@ -72,15 +73,15 @@ def tarred(path: Path, *, distinct_case: bool = False, identity_level: int | Non
 
     Args:
       path: the archive, plain or compressed.
-      distinct_case: True takes two folders whose names differ only in case as two people; False
+      distinct_case: True treats two folders whose names differ only in case as two people; False
         raises an error for them.
       identity_level: the depth of the folders that are people: 1 for the folders at the top of the
         archive, 2 for the folders in these. None finds it by the names and numbers of the folders.
 
     Raises:
-      InputError: the archive is missing or damaged, no person's folder contains an image, the
-        folders of two levels could be the people, or two identities differ only in case or Unicode
-        form.
+      InputError: the archive is missing or damaged, no person's folder contains an image, or the
+        folders of two levels could be the people. Also if two identities differ only in Unicode
+        form or, unless `distinct_case` is True, only in case.
     """
     return _tree("tar", tar_members(path), path, distinct_case, identity_level)
 

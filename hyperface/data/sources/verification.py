@@ -26,9 +26,9 @@ MAX_REPEATS = 16
 def verification(path: Path) -> Source:
     """Opens the images and pairs in a verification .bin file, such as InsightFace's lfw.bin.
 
-    Such a file is a pickle of a list of encoded images and of one flag per pair (is it one
-    person?). It is read without running any code. It has no identities, so all images get the
-    identity "unnamed".
+    Such a file is a pickle of a list of encoded images, two per pair, and of one flag per pair:
+    whether both images show one person. It is read without running any code. It has no identities,
+    so all images get the identity "unnamed".
 
     Args:
       path: the file, which may be hostile.
