@@ -176,9 +176,10 @@ def resampled_tar(
       scores: [pairs] similarities.
       same: [pairs] bool, True where both images show one person.
       far: false accept rate, in [0, 1]. Each resample gets its own threshold for this rate.
-      rule: how the threshold is computed from `far`. "strict": just above a score of the different
-        pairs, so that the measured FAR never exceeds `far`. "blufr", the rule of BLUFR's published
-        code: equal to such a score, which is accepted, so that the measured FAR may be higher.
+      rule: how the threshold is computed from `far`. "strict": just above the highest score of the
+        different pairs that has to be refused, so that the measured FAR never exceeds `far`.
+        "blufr", the rule of BLUFR's published code: equal to the lowest score that may be accepted.
+        All scores equal to it are accepted too, so that the measured FAR may be higher.
 
     Returns:
       A function for `bootstrap_people`. Its argument, [pairs] whole numbers, tells how often each

@@ -104,10 +104,10 @@ def dir_at_far(
       searches: the result of `open_set`.
       far: one false accept rate in [0, 1], or an array of them.
       rank: one rank from 1, or an array of them.
-      rule: how the threshold is computed from `far`. "strict": just above a score of the probes
-        without a mate, so that the measured FAR never exceeds `far`. "blufr", the rule of BLUFR's
-        published code: equal to such a score, which is accepted, so that the measured FAR may be
-        higher.
+      rule: how the threshold is computed from `far`. "strict": just above the highest score of the
+        probes without a mate that has to be refused, so that the measured FAR never exceeds `far`.
+        "blufr", the rule of BLUFR's published code: equal to the lowest score that may be accepted.
+        All scores equal to it are accepted too, so that the measured FAR may be higher.
 
     Returns:
       The rates, in the shape of `rank` followed by that of `far`.

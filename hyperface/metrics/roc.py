@@ -112,9 +112,10 @@ def true_accept_rate(
       impostors: [different pairs] scores of pairs of two people.
       far: one rate in [0, 1], or an array of them. For rates below 1 / number of impostor scores,
         no false accept is allowed (see `threshold.supported`).
-      rule: how the threshold is computed from `far`. "strict": just above a score of the impostors,
-        so that the measured FAR never exceeds `far`. "blufr", the rule of BLUFR's published code:
-        equal to such a score, which is accepted, so that the measured FAR may be higher.
+      rule: how the threshold is computed from `far`. "strict": just above the highest score of the
+        impostors that has to be refused, so that the measured FAR never exceeds `far`. "blufr", the
+        rule of BLUFR's published code: equal to the lowest score that may be accepted. All scores
+        equal to it are accepted too, so that the measured FAR may be higher.
 
     Returns:
       The share of genuine scores that are accepted, in the shape of `far`.
@@ -147,9 +148,10 @@ def tar_at_far(scores: Scores, same: Same, far: float, *, rule: Rule = "strict")
       same: [pairs] bool, True where both images show one person.
       far: false accept rate in [0, 1]; below 1/N, for N different pairs, no false accept is
         allowed.
-      rule: how the threshold is computed from `far`. "strict": just above a score of the different
-        pairs, so that the measured FAR never exceeds `far`. "blufr", the rule of BLUFR's published
-        code: equal to such a score, which is accepted, so that the measured FAR may be higher.
+      rule: how the threshold is computed from `far`. "strict": just above the highest score of the
+        different pairs that has to be refused, so that the measured FAR never exceeds `far`.
+        "blufr", the rule of BLUFR's published code: equal to the lowest score that may be accepted.
+        All scores equal to it are accepted too, so that the measured FAR may be higher.
 
     Returns:
       The share of same pairs that are accepted.

@@ -121,10 +121,11 @@ class ScoreStream:
 
         Args:
           far: one false accept rate in [0, 1], or an array of them.
-          rule: how the threshold is computed from `far`. "strict": just above a score of the
-            impostors, so that the measured FAR never exceeds `far`. "blufr", the rule of BLUFR's
-            published code: equal to such a score, which is accepted, so that the measured FAR may
-            be higher.
+          rule: how the threshold is computed from `far`. "strict": just above the highest score of
+            the impostors that has to be refused, so that the measured FAR never exceeds `far`.
+            "blufr", the rule of BLUFR's published code: equal to the lowest score that may be
+            accepted. All scores equal to it are accepted too, so that the measured FAR may be
+            higher.
 
         Raises:
           ValueError: no genuine or no impostor score was added, or a rate is outside [0, 1].
@@ -159,10 +160,11 @@ class ScoreStream:
 
         Args:
           far: one false accept rate in [0, 1], or an array of them.
-          rule: how the threshold is computed from `far`. "strict": just above a score of the
-            impostors, so that the measured FAR never exceeds `far`. "blufr", the rule of BLUFR's
-            published code: equal to such a score, which is accepted, so that the measured FAR may
-            be higher.
+          rule: how the threshold is computed from `far`. "strict": just above the highest score of
+            the impostors that has to be refused, so that the measured FAR never exceeds `far`.
+            "blufr", the rule of BLUFR's published code: equal to the lowest score that may be
+            accepted. All scores equal to it are accepted too, so that the measured FAR may be
+            higher.
 
         Returns:
           The true accept rates, in the shape of `far`.
