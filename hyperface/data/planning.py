@@ -168,12 +168,19 @@ def alignment(options: Options) -> str:
 
 
 def fingerprint(source: Source, options: Options) -> str:
-    """Returns an id of the source and the options; equal ids mean equal data sets."""
+    """Returns an id of the source and the options; equal ids mean equal data sets.
+
+    An option that repeats the default of the source gives the same id as the default.
+    """
+    held_out = None if options.test_people else options.held_out
+    if held_out is None:
+        held_out = default_held_out(source, options)
     chosen = {
-        "held_out": default_held_out(source, options) or options.held_out,
+        # None stands for the default of the source, which `source.fingerprint` stands for already.
+        "held_out": None if held_out == (source.held_out or 0) else held_out,
         "test_people": sorted(options.test_people),
         "keep": None if options.keep is None else sorted(options.keep),
-        "channels": options.channels,
+        "channels": None if options.channels == source.channels else options.channels,
         "align": repr(options.align),
     }
     return hashlib.sha256(f"{source.fingerprint};{chosen}".encode()).hexdigest()[:16]
