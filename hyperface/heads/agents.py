@@ -101,7 +101,7 @@ class AgentHead(nn.Module):
             if isinstance(options, MagFaceTerm):
                 norm_range = {"lower_norm": options.lower_norm, "upper_norm": options.upper_norm}
                 more = options.regularizer * losses.magface_regularizer(features, **norm_range)
-                total += options.weight * jnp.sum(weights * more)
+                total += options.weight * context.total(more)
                 # `found` is only logged, and the gradient is that of `total`.
                 found[name] += jax.lax.stop_gradient(more)
         # The reverse pass may return updated agents in place of their gradient. A gradient from

@@ -47,6 +47,20 @@ class Context(NamedTuple):
             return jnp.ones(batch, jnp.float32)
         return self.counted.astype(jnp.float32)
 
+    def with_padding_of_ones(self, features: jax.Array) -> jax.Array:
+        """Returns features [batch, dim] with ones in the rows of padding.
+
+        Padding has no weight, but its loss or gradient may be infinite, and 0 times infinity is
+        NaN. A loss is finite at ones, and need not be at zeros.
+        """
+        if self.counted is None:
+            return features
+        return jnp.where(self.counted[:, None], features, 1.0)
+
+    def total(self, loss: jax.Array) -> jax.Array:
+        """Returns the sum of a loss [batch] over the examples, without padding."""
+        return jnp.sum(self.weights(loss.size) * loss)
+
 
 class Objective(NamedTuple):
     """The objective of a batch, with the values to log."""

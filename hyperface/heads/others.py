@@ -44,23 +44,23 @@ class CenterHead(nn.Module):
         else:
             # `self.param` would check the shape, but a device may have only some of the rows.
             centers = self.get_variable("params", "centers")
-        weights = context.weights(features.shape[0])
         own = rows_of(centers, labels, context)
         # `own` already has one row per example, so the labels are the row numbers.
         loss = losses.center(features, own, jnp.arange(labels.size))
-        total = self.options.weight * jnp.sum(weights * loss)
+        total = self.options.weight * context.total(loss)
 
         # The direction of a center c is the sum over its examples of (c - f) / (1 + count), where
         # count is the number of examples of the class in the whole batch (Wen et al., Eq. 4). The
         # step divides every gradient by the number of examples, so `pull` multiplies by it.
+        weights = context.weights(features.shape[0])
         of_all, labels_of_all = whole_batch((weights, labels), context.axis_name)
         # Counted by comparing labels, so that no array with one entry per class is needed.
         alike = labels[:, None] == labels_of_all[None, :]
         count = jnp.sum(jnp.where(alike, of_all[None, :], 0.0), axis=1)
-        pull = weights * jnp.sum(of_all) / (1.0 + count)
+        pull = jnp.sum(of_all) / (1.0 + count)
         apart = jax.lax.stop_gradient(features) - own
         # `slope_only` adds a gradient and the value zero, so the total stays the objective.
-        total += classwise.slope_only(0.5 * jnp.sum(pull * jnp.sum(apart**2, axis=1)))
+        total += classwise.slope_only(0.5 * context.total(pull * jnp.sum(apart**2, axis=1)))
         return Objective(total, {"center": loss}, {})
 
 
@@ -92,10 +92,14 @@ class RingHead(nn.Module):
 
         radius = self.param("radius", first_radius)
         context = context or Context()
-        form, axis_name = self.options.form, context.axis_name
-        loss = losses.ring(features, radius, form=form, axis_name=axis_name)
-        weights = context.weights(features.shape[0])
-        total = self.options.weight * jnp.sum(weights * loss)
+        loss = losses.ring(
+            features,
+            radius,
+            form=self.options.form,
+            counted=context.counted,
+            axis_name=context.axis_name,
+        )
+        total = self.options.weight * context.total(loss)
         return Objective(total, {"ring": loss}, {"radius": radius})
 
 
@@ -132,10 +136,7 @@ class CustomHead(nn.Module):
             )
         # A user's loss may be in bfloat16 or float16, in which a sum over the batch loses digits.
         loss = loss.astype(jnp.float32)
-        weights = context.weights(labels.size)
-        # The loss of a padded row may be infinite, and 0 times infinity is NaN.
-        total = jnp.sum(jnp.where(weights > 0, loss, 0.0))
-        return Objective(self.weight * total, {self.title: loss}, {})
+        return Objective(self.weight * context.total(loss), {self.title: loss}, {})
 
 
 def mined(
@@ -163,4 +164,4 @@ def mined(
     # Every device computes the losses of all anchors. It keeps those of its own examples, since
     # otherwise each loss would be counted once per device.
     loss = shards.this_device_part(loss, context.axis_name, labels.size)
-    return Objective(options.weight * jnp.sum(weights * loss), {name: loss}, {})
+    return Objective(options.weight * context.total(loss), {name: loss}, {})
