@@ -17,20 +17,6 @@ class Block(NamedTuple):
     where: np.ndarray
     """[rows] position of each image in the whole gallery."""
 
-    def check_norms(self, norms: np.ndarray) -> None:
-        """Raises ValueError if a feature is zero or not finite.
-
-        Args:
-          norms: [rows] length of each feature of this block.
-        """
-        # Written so that NaN, which compares as false, is bad too.
-        bad = np.flatnonzero(~(np.isfinite(norms) & (norms > 0)))
-        if bad.size:
-            raise ValueError(
-                f"expected finite features above zero, found norm {norms[bad[0]]} at distractor "
-                f"{self.where[bad[0]]}"
-            )
-
 
 class Gallery:
     """A gallery: one array of features, which may be memory-mapped, or a sequence of arrays.

@@ -12,12 +12,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from hyperface.metrics.operating_points import (
-    OperatingPoint,
-    checked_pairs,
-    measured,
-    operating_points,
-)
+from hyperface.metrics._checks import checked_pairs
+from hyperface.metrics.operating_points import OperatingPoint, measured, operating_points
 
 BINS = 15
 """Bins of a reliability diagram, and of the expected calibration error."""

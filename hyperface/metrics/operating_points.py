@@ -5,8 +5,8 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 
-from hyperface.metrics._checks import check_both_kinds, checked_same
-from hyperface.metrics.threshold import checked_scores, impostor_threshold, supported
+from hyperface.metrics._checks import checked_pairs
+from hyperface.metrics.threshold import impostor_threshold, supported
 
 Decision = Literal["same", "different", "not sure"]
 
@@ -64,7 +64,8 @@ def operating_points(
       fars: error rates in [0, 1].
 
     Raises:
-      ValueError: as `checked_pairs`, or an error rate is outside [0, 1].
+      ValueError: a score is not finite, lengths differ, there are no same or no different pairs, or
+        an error rate is outside [0, 1].
 
     Example:
       >>> scores, same = np.array([0.9, 0.8, 0.3, 0.1]), np.array([1, 0, 1, 0])
@@ -104,22 +105,3 @@ def measured(point: OperatingPoint, scores: np.ndarray, same: np.ndarray) -> Ope
         measured_tar=float(accepted[same].mean()),
         measured_frr=float(refused[same].mean()),
     )
-
-
-def checked_pairs(scores: np.ndarray, same: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Returns (scores as float64, same as bool), after checks.
-
-    Args:
-      scores: [pairs] similarities.
-      same: [pairs] bool, or 0 and 1.
-
-    Raises:
-      ValueError: a score is not finite, lengths differ, or there are no same or no different pairs.
-    """
-    scores, same = checked_scores(scores, "pair").astype(np.float64), checked_same(same)
-    if scores.shape != same.shape:
-        raise ValueError(
-            f"expected scores and same of one length, found {scores.shape} and {same.shape}"
-        )
-    check_both_kinds(same, "the pairs")
-    return scores, same

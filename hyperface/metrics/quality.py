@@ -15,8 +15,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike
 
-from hyperface.metrics._checks import checked_rows, checked_same
-from hyperface.metrics.operating_points import checked_pairs
+from hyperface.metrics._checks import checked_pairs, checked_rows, checked_same
 from hyperface.metrics.threshold import (
     checked_scores,
     impostor_threshold,
@@ -138,7 +137,7 @@ def norm_quality(
       0.0
     """
     norms = checked_scores(norms, "norm").astype(np.float64)
-    scores, same = checked_pairs(np.asarray(scores), np.asarray(pairs.same))
+    scores, same = checked_pairs(scores, pairs.same)
     for side, name in ((pairs.first, "first"), (pairs.second, "second")):
         checked_rows(side, norms.size, name)
     impostors = scores[~same]
@@ -194,4 +193,5 @@ def spearman(first: ArrayLike, second: ArrayLike) -> float:
     # SciPy returns NaN too, but with a warning.
     if np.all(one == one[0]) or np.all(other == other[0]):
         return float("nan")
-    return float(spearmanr(one, other).statistic)
+    correlation, _ = spearmanr(one, other)
+    return float(correlation)
