@@ -10,7 +10,7 @@ References:
 """
 
 from collections.abc import Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -193,5 +193,6 @@ def spearman(first: ArrayLike, second: ArrayLike) -> float:
     # SciPy returns NaN too, but with a warning.
     if np.all(one == one[0]) or np.all(other == other[0]):
         return float("nan")
-    correlation, _ = spearmanr(one, other)
-    return float(correlation)
+    # A result class whose attributes SciPy's annotations do not name.
+    found: Any = spearmanr(one, other)
+    return float(found.statistic)
