@@ -322,5 +322,5 @@ def _padding(matrix: jax.Array, num_classes: int, context: Context) -> losses.En
     # Without padding no mask is given, because applying it to every block of classes costs time.
     if rows * shards.num_shards(context.axis_name) == num_classes:
         return {}
-    first = shards.first_class(rows, context.axis_name)
+    first = shards.first_row(rows, context.axis_name)
     return {"present": first + jnp.arange(rows) < num_classes}

@@ -75,18 +75,6 @@ class Objective(NamedTuple):
     """[batch] squared distance of each normalised feature to its own agent (Proposition 3)."""
 
 
-def whole_batch(tree: Any, axis_name: str | None) -> Any:
-    """Returns arrays [batch, ...] with the examples of all devices of a mapped axis.
-
-    Args:
-      tree: arrays with this device's examples.
-      axis_name: the mapped axis over which the batch is split; None returns the arrays unchanged.
-    """
-    if axis_name is None:
-        return tree
-    return jax.lax.all_gather(tree, axis_name, tiled=True)
-
-
 def rows_of(matrix: jax.Array, labels: jax.Array, context: Context) -> jax.Array:
     """Returns one row of a matrix per example of this device, from the device that has the row.
 
@@ -100,7 +88,7 @@ def rows_of(matrix: jax.Array, labels: jax.Array, context: Context) -> jax.Array
     """
     axis_name = context.axis_name if context.split_classes else None
     rows = matrix.shape[0]
-    at = shards.locate(whole_batch(labels, axis_name), rows, axis_name)
+    at = shards.locate(shards.whole_batch(labels, axis_name), rows, axis_name)
     found = jnp.where(at.is_here[:, None], matrix[at.row], 0.0)
     if axis_name is not None:
         # Exactly one device has each row, and the others add zeros.

@@ -10,7 +10,7 @@ from flax import linen as nn
 from hyperface import losses
 from hyperface.config.loss import BatchTripletTerm, CenterTerm, RingTerm
 from hyperface.errors import InputError
-from hyperface.heads.context import Context, Objective, rows_of, whole_batch, xavier
+from hyperface.heads.context import Context, Objective, rows_of, xavier
 from hyperface.losses import classwise, shards
 from hyperface.normalize import l2_norm
 
@@ -53,7 +53,7 @@ class CenterHead(nn.Module):
         # count is the number of examples of the class in the whole batch (Wen et al., Eq. 4). The
         # step divides every gradient by the number of examples, so `pull` multiplies by it.
         weights = context.weights(features.shape[0])
-        of_all, labels_of_all = whole_batch((weights, labels), context.axis_name)
+        of_all, labels_of_all = shards.whole_batch((weights, labels), context.axis_name)
         # Counted by comparing labels, so that no array with one entry per class is needed.
         alike = labels[:, None] == labels_of_all[None, :]
         count = jnp.sum(jnp.where(alike, of_all[None, :], 0.0), axis=1)
@@ -144,8 +144,8 @@ def mined(
 ) -> Objective:
     """Returns the objective of a loss on pairs or triplets of the whole batch.
 
-    Each loss belongs to one example, the anchor, which is on this device. The other examples of its
-    pairs and triplets are from the whole batch.
+    Each loss belongs to one example of this device, the anchor. The other examples of its pairs and
+    triplets are from the whole batch.
 
     Args:
       name: name of the term.
@@ -154,14 +154,15 @@ def mined(
       labels: [batch] class ids.
       context: the step's context.
     """
-    triplet = isinstance(options, BatchTripletTerm)
-    weights = context.weights(features.shape[0])
-    everything = (features, labels, weights > 0)
-    of_all = whole_batch(everything, context.axis_name)
-    loss = (losses.batch_triplet if triplet else losses.batch_contrastive)(
-        of_all[0], of_all[1], margin=options.margin, mining=options.mining, counted=of_all[2]
+    batch_loss = losses.batch_contrastive
+    if isinstance(options, BatchTripletTerm):
+        batch_loss = losses.batch_triplet
+    loss = batch_loss(
+        features,
+        labels,
+        margin=options.margin,
+        mining=options.mining,
+        counted=context.counted,
+        axis_name=context.axis_name,
     )
-    # Every device computes the losses of all anchors. It keeps those of its own examples, since
-    # otherwise each loss would be counted once per device.
-    loss = shards.this_device_part(loss, context.axis_name, labels.size)
     return Objective(options.weight * context.total(loss), {name: loss}, {})
