@@ -1,5 +1,7 @@
 """Strict numerics, eight CPU devices, and small data sets for every test."""
 
+import contextlib
+import ctypes
 import itertools
 import logging
 import os
@@ -60,15 +62,18 @@ def pytest_unconfigure() -> None:
         shutil.rmtree(os.environ["JAX_COMPILATION_CACHE_DIR"], ignore_errors=True)
 
 
-_files = itertools.count(1)
+_tests = itertools.count(1)
 
 
-@pytest.fixture(scope="module", autouse=True)
-def _programs_kept_for_some_files():
-    """The compiled programs of all files together would take some gigabytes of each worker."""
+@pytest.fixture(autouse=True)
+def _programs_kept_for_some_tests():
+    """The compiled programs of all tests together would take some gigabytes of each worker."""
     yield
-    if next(_files) % 8 == 0:
+    if next(_tests) % 40 == 0:
         jax.clear_caches()
+        # The C library keeps the freed pages unless it is told. Only that of Linux can be told.
+        with contextlib.suppress(AttributeError):
+            ctypes.CDLL(None).malloc_trim(0)
 
 
 @pytest.fixture(autouse=True)

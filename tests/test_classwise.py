@@ -155,7 +155,7 @@ def test_a_large_scale_does_not_overflow_whichever_block_has_the_closest_class(c
     def total(features, agents):
         return jnp.sum(losses.softmax(features, agents, labels, scale=200.0, block_size=1))
 
-    found, slopes = jax.value_and_grad(total, argnums=(0, 1))(np.float32([[1, 0]]), agents)
+    found, slopes = jax.jit(jax.value_and_grad(total, argnums=(0, 1)))(np.float32([[1, 0]]), agents)
     np.testing.assert_allclose(found, 400.0, rtol=1e-6)
     assert all(np.isfinite(slope).all() for slope in slopes)
 
@@ -172,7 +172,7 @@ def test_an_agent_exactly_at_the_margin_does_not_violate(name, block_size):
         loss = getattr(losses, name)(features, agents, labels, margin=margin, block_size=block_size)
         return jnp.sum(loss)
 
-    to_features, to_agents = jax.grad(total, argnums=(0, 1))(np.float32([[1, 0]]), agents)
+    to_features, to_agents = jax.jit(jax.grad(total, argnums=(0, 1)))(np.float32([[1, 0]]), agents)
     np.testing.assert_array_equal(to_agents[1:], 0.0)
     np.testing.assert_array_equal(to_features, [[0.0, 0.0 if name == "c_triplet" else -2.0]])
 
@@ -391,8 +391,8 @@ def test_the_sum_inside_equals_the_sum_outside(terms, block_size):
 
         terms = jax.tree.map(jnp.asarray, terms)
         arguments = (terms, features, agents, weights)
-        found = jax.value_and_grad(inside, argnums=(0, 1, 2, 3))(*arguments)
-        expected = jax.value_and_grad(outside, argnums=(0, 1, 2, 3))(*arguments)
+        found = jax.jit(jax.value_and_grad(inside, argnums=(0, 1, 2, 3)))(*arguments)
+        expected = jax.jit(jax.value_and_grad(outside, argnums=(0, 1, 2, 3)))(*arguments)
         assert_close(jax.tree.leaves(found), jax.tree.leaves(expected), 1e-12)
         np.testing.assert_allclose(inside(*arguments), expected[0], rtol=1e-12)
 
@@ -405,7 +405,7 @@ def test_the_sum_inside_is_sharded_too():
         def total(f, w):
             return losses.weighted_sum(terms, f, w, labels, (weights,), axis_name=axis_name)
 
-        value, (to_features, to_agents) = jax.value_and_grad(total, argnums=(0, 1))(
+        value, (to_features, to_agents) = jax.jit(jax.value_and_grad(total, argnums=(0, 1)))(
             features, agents
         )
         return value, to_features, to_agents
@@ -428,7 +428,9 @@ def test_the_sum_inside_of_a_split_batch(terms):
         def total(terms, f, w):
             return losses.weighted_sum(terms, f, w, labels, (weights,), **engine)
 
-        value, found = jax.value_and_grad(total, argnums=(0, 1, 2))(terms, features, agents)
+        value, found = jax.jit(jax.value_and_grad(total, argnums=(0, 1, 2)))(
+            terms, features, agents
+        )
         return value, *jax.tree.leaves(found)
 
     def parts(*arguments):

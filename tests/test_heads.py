@@ -56,7 +56,7 @@ def test_the_learned_scale_never_acts_below_its_floor_and_can_climb_back(batch):
         made = head.apply({"params": params | {"scale": scale}}, *aligned)
         return made.total, made.scalars["scale"]
 
-    (_, used), gradient = jax.value_and_grad(loss, has_aux=True)(jnp.float32(-3.0))
+    (_, used), gradient = jax.jit(jax.value_and_grad(loss, has_aux=True))(jnp.float32(-3.0))
     assert used == 0.5
     assert gradient < 0  # Well-separated features want a larger scale: descent raises it.
 
@@ -269,7 +269,9 @@ def test_the_centers_gradient_is_their_direction_whatever_the_weight(batch):
     def total(variables):
         return head.apply(variables, *batch, context).total
 
-    found = jax.grad(total)(variables)["params"]["centers"] / 4  # as the step does, by examples
+    found = (
+        jax.jit(jax.grad(total))(variables)["params"]["centers"] / 4
+    )  # as the step does, by examples
     centers, (features, labels) = variables["params"]["centers"], batch
     kept = np.arange(6) < 4
     expected = losses.center_direction(centers, features[kept], labels[kept])
@@ -289,8 +291,8 @@ def test_the_released_margin_gradient_is_that_of_the_loss(batch):
             )
         )
 
-    found = jax.grad(lambda f: heads.apply(variables, f, batch[1]).total)(batch[0])
-    np.testing.assert_allclose(found, jax.grad(total)(batch[0]), rtol=1e-5)
+    found = jax.jit(jax.grad(lambda f: heads.apply(variables, f, batch[1]).total))(batch[0])
+    np.testing.assert_allclose(found, jax.jit(jax.grad(total))(batch[0]), rtol=1e-5)
 
 
 def test_adafaces_statistics_move_before_they_are_used(batch):

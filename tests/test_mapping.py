@@ -119,7 +119,7 @@ def arguments():
 
 def gradients(loss, f, w, s, y, v, **engine):
     """(value, gradients to features, agents and the hyper-parameter)."""
-    return jax.value_and_grad(lambda *x: loss(*x, y, v, **engine), (0, 1, 2))(f, w, s)
+    return jax.jit(jax.value_and_grad(lambda *x: loss(*x, y, v, **engine), (0, 1, 2)))(f, w, s)
 
 
 def mesh_of(*sizes, explicit=False):
@@ -341,7 +341,7 @@ def test_losses_on_pairs_take_a_gathered_a_split_or_an_explicit_batch(loss, mini
     def of_part(f, y, v):
         return jax.lax.psum(jnp.sum(v * loss(f, y, mining=mining, axis_name="d")), "d")
 
-    expected = jax.value_and_grad(total)(f, y, v)
+    expected = jax.jit(jax.value_and_grad(total))(f, y, v)
     for mapped in (gathered, of_part):
         mapped = jax.shard_map(mapped, mesh=mesh_of(4), in_specs=P("d"), out_specs=P())
         assert_equal(jax.jit(jax.value_and_grad(mapped))(f, y, v), expected, 2e-5)

@@ -64,7 +64,7 @@ def test_one_class_only_and_nothing_alike(features, labels, mining, kind):
 
     features = jnp.asarray(features, jnp.float32)
     value, gradient = jax.jit(jax.value_and_grad(total(losses)))(features)
-    expected, expected_gradient = jax.value_and_grad(total(reference))(features)
+    expected, expected_gradient = jax.jit(jax.value_and_grad(total(reference)))(features)
     np.testing.assert_allclose(value, expected, rtol=1e-5)
     np.testing.assert_allclose(gradient, expected_gradient, atol=1e-5)
 

@@ -100,9 +100,11 @@ def test_half_precision_is_computed_in_float32(dtype):
     exact = reference.l2_normalize(x.astype(jnp.float32)).astype(dtype)
     np.testing.assert_array_equal(l2_normalize(x), exact)
     for function, plain in FUNCTIONS:
-        found = jax.grad(lambda x, f=function: jnp.sum(jnp.cos(f(x).astype(jnp.float32))))(x)
+        found = jax.jit(jax.grad(lambda x, f=function: jnp.sum(jnp.cos(f(x).astype(jnp.float32)))))(
+            x
+        )
         wide = x.astype(jnp.float32)
-        exact = jax.grad(lambda x, f=plain: jnp.sum(jnp.cos(f(x))))(wide)
+        exact = jax.jit(jax.grad(lambda x, f=plain: jnp.sum(jnp.cos(f(x)))))(wide)
         assert found.dtype == dtype
         scale = float(jnp.abs(exact).max())
         np.testing.assert_allclose(
@@ -137,9 +139,9 @@ def test_rules_hold_under_transformations(rng):
     def loss(x):
         return jnp.sum(jnp.sin(l2_normalize(x)) * jnp.cos(l2_norm(x, keepdims=True)))
 
-    expected = jax.grad(loss)(x)
+    expected = jax.jit(jax.grad(loss))(x)
     row_by_row = jax.vmap(jax.grad(lambda row: loss(row[None])))(x)
-    through_vmap = jax.grad(lambda x: jnp.sum(jax.vmap(lambda row: loss(row[None]))(x)))(x)
+    through_vmap = jax.jit(jax.grad(lambda x: jnp.sum(jax.vmap(lambda row: loss(row[None]))(x))))(x)
     on_devices = jax.pmap(jax.grad(loss))(x.reshape(8, 1, 5)).reshape(8, 5)
     for found in (jax.jit(jax.grad(loss))(x), row_by_row, through_vmap, on_devices):
         np.testing.assert_allclose(found, expected, rtol=2e-6, atol=1e-7)

@@ -113,15 +113,8 @@ def test_each_next_step_can_be_pasted(tmp_path, monkeypatch, capsys):
     command = next_command(shown, "train")
     assert command == ["mine", "--data-dir", "my data"]
 
-    short = [
-        "--steps",
-        "4",
-        "--log-every",
-        "2",
-        "--checkpoint-every",
-        "2",
-        "--optimizer.boundaries",
-    ]
+    few = "--steps 4 --log-every 2 --checkpoint-every 2 --model.name sphereface-mini"
+    short = [*few.split(), "--optimizer.boundaries"]
     train.main([*command, *short])
     shown = capsys.readouterr().out
     results = json.loads((tmp_path / "runs/mine/results.json").read_text())

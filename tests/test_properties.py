@@ -47,7 +47,7 @@ def gradients(name, features, agents, labels):
     def total(f, w):
         return jnp.sum(NORMALISED[name](f, w, labels))
 
-    return jax.grad(total, argnums=(0, 1))(features, agents)
+    return jax.jit(jax.grad(total, argnums=(0, 1)))(features, agents)
 
 
 @hypothesis.given(
@@ -153,7 +153,7 @@ def test_a_batch_of_nothing_but_padding_has_no_gradient(term, rng):
         labels, weights = np.zeros(BATCH, np.int32), (np.zeros(BATCH, np.float32),)
         return losses.weighted_sum([term], f, w, labels, weights)
 
-    value, found = jax.value_and_grad(total, argnums=(0, 1))(features, agents)
+    value, found = jax.jit(jax.value_and_grad(total, argnums=(0, 1)))(features, agents)
     assert value == 0
     for gradient in found:
         np.testing.assert_array_equal(gradient, 0.0)

@@ -164,7 +164,9 @@ def test_the_magnitudes_gradient_is_the_margins_slope():
 
     def radial(norm):
         features = jnp.asarray(norm * unit[None], jnp.float32)
-        gradient = jax.grad(lambda f: losses.magface(f, agents, labels, scale=2.0)[0])(features)
+        gradient = jax.jit(jax.grad(lambda f: losses.magface(f, agents, labels, scale=2.0)[0]))(
+            features
+        )
         return float(np.asarray(gradient[0], np.float64) @ unit)
 
     angle = np.arccos(0.6) + 0.625
@@ -268,7 +270,7 @@ def test_statistics_have_no_gradient(rng):
         moved = losses.updated_norm_statistics(NormStatistics(mean, std), features)
         return jnp.sum(losses.adaface(features, agents, labels, statistics=moved)) + moved.mean
 
-    to_mean, to_std, to_features = jax.grad(total, argnums=(0, 1, 2))(20.0, 15.0, features)
+    to_mean, to_std, to_features = jax.jit(jax.grad(total, argnums=(0, 1, 2)))(20.0, 15.0, features)
     assert to_mean == to_std == 0
     radial = np.sum(np.asarray(to_features) * features, axis=1)
     np.testing.assert_allclose(radial, 0.0, atol=1e-3)

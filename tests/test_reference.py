@@ -390,7 +390,7 @@ def test_hard_points_stay_finite(case):
         def total(arguments):
             return jnp.sum(case.of(getattr(reference, case.name))(*arguments))
 
-        return jax.value_and_grad(total)(arguments), jax.hessian(total)(arguments)
+        return jax.jit(jax.value_and_grad(total))(arguments), jax.hessian(total)(arguments)
 
     assert all(np.all(np.isfinite(x)) for x in jax.tree.leaves(derivatives(firsts)))
 

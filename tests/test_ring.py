@@ -43,7 +43,7 @@ def test_gradients_equal_finite_differences_in_float64(shape, rng):
 
 def test_zero_vector_as_documented():
     features, radius = jnp.zeros((1, 3)), jnp.float32(2.0)
-    to_features, to_radius = jax.grad(lambda f, r: jnp.sum(ring(f, r)), argnums=(0, 1))(
+    to_features, to_radius = jax.jit(jax.grad(lambda f, r: jnp.sum(ring(f, r)), argnums=(0, 1)))(
         features, radius
     )
     np.testing.assert_array_equal(to_features, 0.0)
@@ -59,7 +59,7 @@ def test_released_forms_by_hand():
         ("released-auto", [3.0, 1.0 / 3.0], 2.0),
     ):
         np.testing.assert_allclose(ring(features, 2.0, form=form), expected, rtol=1e-6)
-        gradient = jax.grad(lambda f, form=form: ring(f, 2.0, form=form)[0])(features)
+        gradient = jax.jit(jax.grad(lambda f, form=form: ring(f, 2.0, form=form)[0]))(features)
         np.testing.assert_allclose(gradient[0], slope * features[0] / 5.0, rtol=1e-5)
     # Short features, of a mean norm of 0.3, are divided by 0.5: their loss would blow up.
     short = ring(0.1 * features, 0.2, form="released-auto")
@@ -107,7 +107,7 @@ def test_descent_brings_norms_to_the_learned_radius(rng):
 
 def test_transformations_agree(rng):
     features = jnp.asarray(rng.standard_normal((8, 5)), jnp.float32)
-    expected = jax.grad(lambda f: jnp.sum(ring(f, 2.0)))(features)
+    expected = jax.jit(jax.grad(lambda f: jnp.sum(ring(f, 2.0))))(features)
     rows = jax.vmap(jax.grad(lambda f: jnp.sum(ring(f[None], 2.0))))(features)
     devices = jax.pmap(jax.grad(lambda f: jnp.sum(ring(f, 2.0))))(features[:, None])[:, 0]
     for found in (rows, devices):

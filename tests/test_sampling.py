@@ -65,8 +65,8 @@ def test_the_loss_is_that_over_the_present_classes(problem, name, block_size):
     def small(f, w):
         return jnp.sum(TERMS[name](f, w[kept], np.searchsorted(kept, LABELS)))
 
-    found = jax.value_and_grad(sampled, argnums=(0, 1))(features, agents)
-    expected = jax.value_and_grad(small, argnums=(0, 1))(features, agents)
+    found = jax.jit(jax.value_and_grad(sampled, argnums=(0, 1)))(features, agents)
+    expected = jax.jit(jax.value_and_grad(small, argnums=(0, 1)))(features, agents)
     jax.tree.map(partial(np.testing.assert_allclose, rtol=2e-4, atol=2e-5), found, expected)
     others = np.setdiff1d(np.arange(CLASSES), kept)
     np.testing.assert_array_equal(found[1][1][others], 0.0)
@@ -84,7 +84,7 @@ def test_shards_draw_their_own_and_agree_on_the_loss(problem):
             engine = {"present": sample.present, "axis_name": "classes"}
             return jnp.sum(loss(f, w[sample.rows], sample.labels, **engine))
 
-        return sample, *jax.value_and_grad(total, argnums=(0, 1))(features, agents)
+        return sample, *jax.jit(jax.value_and_grad(total, argnums=(0, 1)))(features, agents)
 
     sample, value, (to_features, to_agents) = jax.pmap(
         sharded, axis_name="classes", in_axes=(None, 0, None)
@@ -97,7 +97,7 @@ def test_shards_draw_their_own_and_agree_on_the_loss(problem):
     def small(f, w):
         return jnp.sum(loss(f, w[kept], np.searchsorted(kept, LABELS)))
 
-    expected = jax.value_and_grad(small, argnums=(0, 1))(features, agents)
+    expected = jax.jit(jax.value_and_grad(small, argnums=(0, 1)))(features, agents)
     close = partial(np.testing.assert_allclose, rtol=2e-4, atol=2e-5)
     close(value, np.full(8, expected[0]))
     close(to_features[4], expected[1][0])

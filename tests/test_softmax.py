@@ -32,11 +32,13 @@ def test_value_and_gradients_equal_autodiff_of_the_formula(normalize, scale, wit
         arguments = (jnp.asarray(features), jnp.asarray(agents), jnp.asarray(scale))
         cotangent = jnp.asarray(rng.standard_normal(6))
 
+        @jax.jit
         def ours(f, w, s):
             return softmax(
                 f, w, labels, normalize=normalize, scale=s, bias=bias, allow_normalized_bias=True
             )
 
+        @jax.jit
         def plain(f, w, s):
             return reference.softmax(
                 f, w, labels, normalize=normalize, scale=s, bias=bias, allow_normalized_bias=True
@@ -72,7 +74,10 @@ def test_confident_examples_keep_their_gradient_in_float32(rng):
     expected = printed_gradients.softmax_gradients(features, agents, labels, 64.0)
 
     def relative_error(loss):
-        found = jax.grad(lambda f, w: jnp.sum(loss(f, w, labels, scale=64.0)), argnums=(0, 1))(
+        def total(f, w):
+            return jnp.sum(loss(f, w, labels, scale=64.0))
+
+        found = jax.jit(jax.grad(total, argnums=(0, 1)))(
             jnp.asarray(features, jnp.float32), jnp.asarray(agents, jnp.float32)
         )
         return [
@@ -113,16 +118,17 @@ def test_hard_points_stay_finite():
     features = jnp.concatenate([jnp.zeros((1, 3)), agents[:1], -agents[:1], 1e4 * agents[:1]])
     labels = jnp.zeros(4, jnp.int32)
     for scale in (1.0, 64.0):
-        value, gradients = jax.value_and_grad(
-            lambda f, w, s=scale: jnp.sum(softmax(f, w, labels, scale=s)), argnums=(0, 1)
-        )(features, agents)
+        total = jax.jit(lambda f, w, s=scale: jnp.sum(softmax(f, w, labels, scale=s)))
+        value, gradients = jax.jit(jax.value_and_grad(total, argnums=(0, 1)))(features, agents)
         assert np.isfinite(value)
         assert all(np.all(np.isfinite(g)) for g in gradients)
 
 
 def test_one_class_costs_nothing():
-    value, gradient = jax.value_and_grad(
-        lambda f: jnp.sum(softmax(f, jnp.ones((1, 3)), jnp.zeros(2, jnp.int32), scale=10.0))
+    value, gradient = jax.jit(
+        jax.value_and_grad(
+            lambda f: jnp.sum(softmax(f, jnp.ones((1, 3)), jnp.zeros(2, jnp.int32), scale=10.0))
+        )
     )(jnp.ones((2, 3)))
     assert value == 0
     np.testing.assert_array_equal(gradient, 0.0)
@@ -135,7 +141,7 @@ def test_half_precision_features_give_float32(rng):
     assert loss.dtype == jnp.float32
     exact = softmax(half.astype(jnp.float32), agents, labels, scale=10.0)
     np.testing.assert_array_equal(loss, exact)
-    gradient = jax.grad(lambda f: jnp.sum(softmax(f, agents, labels, scale=1.0)))(half)
+    gradient = jax.jit(jax.grad(lambda f: jnp.sum(softmax(f, agents, labels, scale=1.0))))(half)
     assert gradient.dtype == jnp.bfloat16
 
 
@@ -154,8 +160,8 @@ def test_transformations_agree(rng):
     def loss(f, y):
         return jnp.sum(softmax(f, agents, y, scale=10.0))
 
-    expected = jax.grad(loss)(features, labels)
-    rows = jax.vmap(jax.grad(lambda f, y: loss(f[None], y[None])))(features, labels)
+    expected = jax.jit(jax.grad(loss))(features, labels)
+    rows = jax.jit(jax.vmap(jax.grad(lambda f, y: loss(f[None], y[None]))))(features, labels)
     devices = jax.pmap(jax.grad(loss))(features[:, None], labels[:, None])[:, 0]
     for found in (jax.jit(jax.grad(loss))(features, labels), rows, devices):
         np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)
@@ -254,7 +260,7 @@ def test_two_dtypes_are_promoted_whatever_the_block_size(rng):
             def total(f, w):
                 return jnp.sum(softmax(f, w, labels, scale=5.0, **engine))
 
-            return jax.grad(total, argnums=(0, 1))(jnp.asarray(features), half)
+            return jax.jit(jax.grad(total, argnums=(0, 1)))(jnp.asarray(features), half)
 
         whole, blocked = gradients(), gradients(block_size=2)
         for found in (whole, blocked):

@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 import threading
+import time
 from pathlib import Path
 
 import jax
@@ -46,8 +47,9 @@ def test_checkpoints_are_read_while_a_run_saves_and_removes_them(random_run, tmp
     try:
         while len(saved) < 3:
             assert thread.is_alive()
+            time.sleep(0.01)
         like, found = jax.eval_shape(lambda: state), []
-        for _ in range(15):
+        for _ in range(8):
             found.append(read_run(tmp_path).step)
             with Checkpoints(tmp_path / "checkpoints", read_only=True) as reader:
 
@@ -60,9 +62,9 @@ def test_checkpoints_are_read_while_a_run_saves_and_removes_them(random_run, tmp
     finally:
         ended.set()
         thread.join()
-    assert len(found) == 30
+    assert len(found) == 16
     assert found == sorted(found)
-    assert saved[-1] > 10
+    assert saved[-1] > 5
 
 
 def checkpoint(folder, step):

@@ -60,7 +60,7 @@ def in_sweep(terms, features, agents, state, labels, weights, update=SGD, **engi
             **engine,
         )
 
-    (value, found), new = jax.value_and_grad(total, (0, 1, 2), has_aux=True)(
+    (value, found), new = jax.jit(jax.value_and_grad(total, (0, 1, 2), has_aux=True))(
         features, agents, state
     )
     return value, found, *new
@@ -74,9 +74,9 @@ def in_two_steps(
             terms, features, agents, labels, [weights] * len(terms), with_losses=True, **engine
         )
 
-    (value, found), (to_features, to_agents) = jax.value_and_grad(total, (0, 1), has_aux=True)(
-        features, agents
-    )
+    (value, found), (to_features, to_agents) = jax.jit(
+        jax.value_and_grad(total, (0, 1), has_aux=True)
+    )(features, agents)
     if sum_over is not None:
         to_agents = jax.lax.psum(to_agents, sum_over)
     return value, found, to_features, *update(agents, state, to_agents)
@@ -323,7 +323,7 @@ def test_no_gradient_of_all_agents_is_in_memory_and_no_copy_of_them():
                 TERMS["softmax"], features, agents, momentum, labels, weights, update
             )
 
-        return jax.value_and_grad(mean, (0, 1, 2))(features, agents, momentum)
+        return jax.jit(jax.value_and_grad(mean, (0, 1, 2)))(features, agents, momentum)
 
     shape = partial(jax.ShapeDtypeStruct, dtype=jnp.float32)
     matrix = shape((classes, dim))

@@ -13,7 +13,7 @@ class Description(NamedTuple):
     image_shape: tuple[int, int, int]
     """(height, width, channels) of the images; the network can be trained on other sizes too."""
     feature_dim: int
-    """Size of the feature."""
+    """Number of values of the feature."""
     parameters: int
     """Number of parameters, without the classifier."""
     flops: int

@@ -51,7 +51,7 @@ class Model:
     name: str = "sphereface-mini"
     """Name of one of our backbones; --list-models lists them."""
     feature_dim: int = 128
-    """Size of the feature."""
+    """Number of values of the feature."""
     dtype: Literal["float32", "bfloat16"] = "float32"
     """Type that the backbone computes in. Parameters, features and losses are always float32."""
     remat: bool = False
@@ -66,12 +66,15 @@ class Model:
 
     @property
     def title(self) -> str:
-        """The name of the backbone in reports; for an object, its class and settings."""
+        """The name of the backbone in reports; for a user's object, its class and settings."""
         return self.name if self.backbone is None else records.describe(self.backbone)
 
     @property
     def is_module(self) -> bool:
-        """Whether the backbone is a finished module, which has its own feature size and type."""
+        """Whether `backbone` is a finished module, not a function or class that builds one.
+
+        A finished module has its own feature size and type, so the settings here do not apply.
+        """
         # A class or a function has a qualified name, and an instance of a module has none.
         is_code = hasattr(self.backbone, "__qualname__")
         return self.backbone is not None and not is_code and hasattr(self.backbone, "apply")
@@ -91,13 +94,13 @@ class Group:
 class Groups:
     """Factors of the learning rate and of the weight decay for each group of parameters.
 
-    Agents are decayed even if they are normalised. The gradient of normalisation (NormFace, Eq. 4)
-    is orthogonal to them, so every step makes them longer, and only decay limits their length
-    (NormFace, 3.2).
+    Agents (class weights) are decayed even if they are normalised. The gradient of normalisation
+    (NormFace, Eq. 4) is orthogonal to them, so every step makes them longer, and only decay limits
+    their length (NormFace, 3.2).
     """
 
     kernels: Group = Group()
-    """Weights of convolutions and linear layers."""
+    """Weights of convolutions and linear layers, without the agents."""
     biases: Group = Group(decay=0.0)
     """Biases of convolutions, linear layers and the softmax."""
     slopes: Group = Group()
@@ -117,7 +120,7 @@ class Groups:
 
     @classmethod
     def names(cls) -> tuple[str, ...]:
-        """Returns the names of the groups, in order."""
+        """Returns the names of the groups, in the order of the fields."""
         return tuple(f.name for f in dataclasses.fields(cls))
 
 
@@ -174,11 +177,12 @@ class Evaluation:
     """"verification" scores all pairs of test images, and "classification" the predicted class of
     each test image."""
     mirror: Literal["none", "sum", "max", "concat"] = "sum"
-    """How the features of an image and of its mirror image are merged."""
+    """How the features of an image and of its mirror image are merged. "none" uses the image alone.
+    "sum" adds them, "max" takes the larger of both values, and "concat" joins them."""
     batch_size: int = 100
     """Number of images that are embedded at once."""
     folds: int = 10
-    """Number of folds of the pairs. The threshold of each fold is chosen on all other folds."""
+    """Number of folds (parts) of the pairs. The threshold of each fold is chosen on all others."""
     people_folds: int = field(default=1, metadata=records.RARE)
     """Number of groups into which the people of both splits together are divided. One network per
     group is trained on all other people and scored on the group, so that every person is scored
@@ -234,7 +238,7 @@ class Experiment:
     """
 
     def snapshot_steps(self) -> list[int]:
-        """Returns the steps whose checkpoints are scored, in rising order."""
+        """Returns the steps whose checkpoints are scored, in rising order; the last is `steps`."""
         e = self.evaluation
         return [self.steps - i * e.snapshot_every for i in reversed(range(e.snapshots))]
 
@@ -257,9 +261,10 @@ class Experiment:
         """Returns the experiment that `to_dict` recorded.
 
         Args:
-          values: the record.
-          given: an experiment with the objects that the record describes. Its `on_metrics` is taken
-            unchecked, because the function does not influence the training.
+          values: the nested dictionaries that `to_dict` returned. A user's objects are texts there.
+          given: the experiment of the user's file, which has these objects; None if there is no
+            such file. Its `on_metrics` is taken unchecked, because the function does not influence
+            the training.
 
         Raises:
           InputError: a field is missing or unknown to this version, or `given` lacks an object that

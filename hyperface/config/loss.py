@@ -29,27 +29,30 @@ class SoftmaxTerm:
     weight: float = 1.0
     """Weight of the term; 0 leaves it out."""
     normalize: Normalize = "both"
-    """Which sides of a similarity are scaled to unit length."""
+    """What is scaled to unit length: "both" (NormFace), only "features" or "agents" (class
+    weights), or "none" (plain softmax)."""
     scale: float | Literal["learned"] = "learned"
-    """s, the factor of the similarities: a number, or "learned"."""
+    """s, the factor of the similarities: a fixed number, or "learned"."""
     initial_bound: float = 0.1
-    """Proposition 2's lower bound of the loss, in nats, at the initial value of a learned scale."""
+    """Determines the initial value of a learned scale: that with this lower bound of the loss, in
+    nats (NormFace, Proposition 2)."""
     min_scale: float = 0.01
     """Smallest value that a learned scale takes. 0.01 is that of the released code."""
     bias: bool = False
-    """Add one bias per class. Proposition 1 advises against it if anything is normalised."""
+    """Add one learned bias per class. Proposition 1 advises against it if anything is
+    normalised."""
     allow_normalized_bias: bool = False
-    """Accept a bias although features or agents are normalised."""
+    """Accept a bias although features or agents are normalised, which is an error otherwise."""
     dropout: float = 0.0
     """Share of the feature's elements that are dropped before this loss."""
     gradient: Gradient = "exact"
     """"exact" is the gradient of the equation. "caffe" scales the agents to unit length after each
-    step, as the released code does."""
+    step, and leaves this scaling out of their gradient, as the released code does."""
 
 
 @dataclass(frozen=True)
 class CContrastiveTerm:
-    """C-contrastive loss (NormFace, Eq. 10)."""
+    """C-contrastive loss (NormFace, Eq. 10): pairs of a feature and an agent (class weight)."""
 
     weight: float = 0.0
     """Weight of the term; 0 leaves it out."""
@@ -57,19 +60,19 @@ class CContrastiveTerm:
     """m, the margin on the squared distance, from 0 to 4."""
     gradient: Gradient = "exact"
     """"exact" is the gradient of the equation. "caffe" scales the agents to unit length after each
-    step, as the released code does."""
+    step, and leaves this scaling out of their gradient, as the released code does."""
 
 
 @dataclass(frozen=True)
 class CTripletTerm:
-    """C-triplet loss (NormFace, Eq. 11)."""
+    """C-triplet loss (NormFace, Eq. 11): a feature, its own agent (class weight) and the others."""
 
     weight: float = 0.0
     """Weight of the term; 0 leaves it out."""
     margin: float = 0.8
     """m, the margin on the difference of two squared distances, from 0 to 4."""
     negatives: Literal["all", "hardest"] = "all"
-    """Sum over all other classes, or take only the nearest one."""
+    """"all" sums over all other classes, and "hardest" takes only the nearest one."""
     always_pull: bool = False
     """Add the squared distance to the own agent even if no class violates the margin. The paper
     calls this "C-triplet + center"."""
@@ -80,22 +83,25 @@ class CTripletTerm:
 
 @dataclass(frozen=True)
 class SphereFaceTerm:
-    """A-Softmax (SphereFace), or large-margin softmax, in which agents keep their length.
+    """SphereFace's margin: cos(m theta) replaces cos(theta) in the logit of the own class.
 
-    The target logit is (lambda * plain logit + logit with margin) / (1 + lambda). At step i,
-    counted from 1, lambda is max(floor, start / (1 + gamma i)).
+    As the term a-softmax (SphereFace) it scales agents (class weights) to unit length. As l-softmax
+    (large-margin softmax) it leaves them as they are. Features are never normalised.
+
+    The margin grows during training: the logit is (lambda * logit without margin + logit with
+    margin) / (1 + lambda). At step i, counted from 1, lambda is max(floor, start / (1 + gamma i)).
     """
 
     weight: float = 0.0
     """Weight of the term; 0 leaves it out."""
     margin: int = 4
-    """m of cos(m theta), from 1 to 4."""
+    """m of cos(m theta), from 1 to 4; 1 is no margin."""
     start: float = 1000.0
-    """Numerator of lambda, from which it falls."""
+    """The start of lambda's equation, from which lambda falls."""
     gamma: float = 0.12
-    """Speed with which lambda falls."""
+    """Speed with which lambda falls; 0 keeps it at `start`."""
     floor: float = 5.0
-    """Smallest value of lambda."""
+    """Smallest value of lambda; with 0 it falls towards 0, the margin alone."""
     gradient: Gradient = "exact"
     """"exact" is the gradient of the equation. "caffe" is that of the released code, which also
     scales the agents to unit length after each step."""
@@ -103,7 +109,10 @@ class SphereFaceTerm:
 
 @dataclass(frozen=True)
 class MarginTerm:
-    """ArcFace, CosFace and their mix: the target logit is s (cos(m1 theta + m2) - m3)."""
+    """ArcFace, CosFace and their mix: the logit of the own class is s (cos(m1 theta + m2) - m3).
+
+    theta is the angle between the feature and the agent (class weight) of its class.
+    """
 
     weight: float = 0.0
     """Weight of the term; 0 leaves it out."""
@@ -161,13 +170,14 @@ class MagFaceTerm:
 
 @dataclass(frozen=True)
 class CenterTerm:
-    """Center loss (Wen et al. 2016)."""
+    """Center loss (Wen et al. 2016): half the squared distance of a feature to its class center."""
 
     weight: float = 0.0
     """Weight of the term; 0 leaves it out."""
     rule: Literal["paper", "caffe"] = "paper"
-    """How centers are updated: "paper" moves them by `rate` times their direction, and "caffe"
-    updates them through the optimiser, as the released code does."""
+    """How centers are updated. "paper" moves them by `rate` times their direction, towards the
+    features of their class. "caffe" updates them through the optimiser, as the released code
+    does."""
     rate: float = 0.5
     """alpha of the paper's rule, from 0 to 1."""
 
@@ -181,7 +191,8 @@ class BatchContrastiveTerm:
     margin: float = 1.0
     """m, the margin on the squared distance, from 0 to 4."""
     mining: Mining = "all"
-    """Which pairs count, as in `losses.batch_contrastive`."""
+    """Which pairs count: "all", "violating" (of other classes only those within the margin), or
+    "hardest" (the farthest of the same class and the nearest of another class)."""
 
 
 @dataclass(frozen=True)
@@ -193,19 +204,22 @@ class BatchTripletTerm:
     margin: float = 0.8
     """m, the margin on the difference of two squared distances, from 0 to 4."""
     mining: Mining = "all"
-    """Which triplets count, as in `losses.batch_triplet`."""
+    """Which triplets count: "all", "violating" (those with a loss above zero), or "hardest" (the
+    farthest of the same class with the nearest of another class)."""
 
 
 @dataclass(frozen=True)
 class RingTerm:
-    """Ring loss (Ring loss, Eq. 4)."""
+    """Ring loss (Eq. 4), which draws the feature norms to a learned radius R."""
 
     weight: float = 0.0
     """Weight of the term, the paper's lambda; 0 leaves it out."""
     initial_radius: float | None = None
     """Initial value of R; None takes the mean feature norm of the first batch."""
     form: Literal["paper", "released-l2", "released-l1", "released-auto"] = "paper"
-    """The paper's equation, or one of the forms in the code that was released under its name."""
+    """"paper" is (norm - R)^2 / 2. "released-l2", "released-l1" and "released-auto" are those of
+    the released code: the square without 1/2, a smooth L1 distance, and the square divided by the
+    mean norm."""
 
 
 # Terms are compared by identity, because a loss may contain arrays: comparing arrays gives no
@@ -219,8 +233,9 @@ class CustomTerm:
     loss: Callable | Any = field(metadata=records.OBJECT)
     """One of three:
 
-    - a class-wise term, as `hyperface.losses.classwise.Term` documents it. It gets agents of its
-      own, or the shared ones, and works with split agents, blocks and sampled classes.
+    - a class-wise term, as `hyperface.losses.classwise.Term` documents it. It gets agents (class
+      weights) of its own, or the shared ones, and works with split agents, blocks and sampled
+      classes.
     - a function from features [batch, dim] and labels [batch] to the loss [batch].
     - a flax linen module that is called like this function, and whose parameters are learned. Every
       device has a copy of the parameters.
@@ -233,7 +248,10 @@ class CustomTerm:
 
     @property
     def is_classwise(self) -> bool:
-        """Whether the loss is a class-wise term."""
+        """Whether the loss is a class-wise term: an object with the attributes of `Term`.
+
+        Any other loss is called with features and labels.
+        """
         # Recognised by its attributes, so that JAX and the losses need not be loaded here.
         return all(hasattr(self.loss, name) for name in ("normalize", "fold", "fold_args", "loss"))
 
@@ -257,7 +275,11 @@ RESERVED |= {"learning_rate", "name", "parent"}
 
 @dataclass(frozen=True)
 class Loss:
-    """The objective: a weighted sum of terms, and how class-wise terms are computed."""
+    """The objective: a weighted sum of terms, and how class-wise terms are computed.
+
+    Class-wise terms compare a feature with the agents (class weights) of all classes. By default
+    only softmax has a weight above 0.
+    """
 
     softmax: SoftmaxTerm = field(default_factory=SoftmaxTerm)
     c_contrastive: CContrastiveTerm = field(default_factory=CContrastiveTerm)
@@ -287,16 +309,17 @@ class Loss:
     """The user's own losses, given as objects."""
 
     def terms(self) -> dict[str, Term]:
-        """Returns the terms with a weight above 0, by name."""
+        """Returns the terms with a weight above 0, by name of the field or of the custom term."""
         values = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
         values |= {term.name: term for term in self.custom}
         # Other fields of this class, such as `precision`, have no weight.
         return {name: term for name, term in values.items() if getattr(term, "weight", 0)}
 
     def agent_heads(self) -> dict[str, dict[str, "ClasswiseTerm | CustomTerm"]]:
-        """Returns the class-wise terms, grouped by the name of the head that owns their agents.
+        """Returns name of a head -> its class-wise terms by name.
 
-        Terms that share their agents are all in the head "shared"; other terms have one head each.
+        A head owns one matrix of agents (class weights). With `share_agents` all terms are in the
+        head "shared". Otherwise, each term has a head with the term's name.
         """
         terms = self.terms().items()
         over_classes = {name: term for name, term in terms if is_classwise(term)}
@@ -305,7 +328,10 @@ class Loss:
         return {name: {name: term} for name, term in over_classes.items()}
 
     def forced(self) -> tuple[str, ...]:
-        """Returns the heads whose agents are scaled to unit length after each step."""
+        """Returns the names of the heads whose agents are scaled to unit length after each step.
+
+        They are those with a term whose `gradient` is "caffe".
+        """
         return tuple(
             head
             for head, terms in self.agent_heads().items()
@@ -314,12 +340,20 @@ class Loss:
 
 
 def is_classwise(term: Term) -> TypeGuard[ClasswiseTerm | CustomTerm]:
-    """Returns whether a term depends on the similarities to all classes, and so needs agents."""
+    """Returns whether a term compares features with all classes, and so needs class weights."""
     return term.is_classwise if isinstance(term, CustomTerm) else isinstance(term, ClasswiseTerm)
 
 
 def normalization(name: str, term: ClasswiseTerm | CustomTerm) -> Normalize:
-    """Returns which sides of a class-wise term's similarities are scaled to unit length."""
+    """Returns what a class-wise term scales to unit length before it computes similarities.
+
+    Args:
+      name: name of the term. It distinguishes a-softmax and l-softmax, which have the same options.
+      term: options of the term.
+
+    Returns:
+      "both" features and agents (class weights), only "features", only "agents", or "none".
+    """
     if isinstance(term, CustomTerm):
         return cast(Any, term.loss).normalize
     if isinstance(term, SoftmaxTerm):

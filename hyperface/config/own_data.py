@@ -32,7 +32,10 @@ pairs of 12,000 images take about 4 GB of memory."""
 
 
 class Counts(NamedTuple):
-    """The image shape of a prepared data set, and its number of images per person."""
+    """The image shape of a prepared data set, and its numbers of images per person.
+
+    `experiment_for` chooses batch size and number of steps from them.
+    """
 
     image_shape: tuple[int, int, int]
     """[height, width, channels] of the images."""
@@ -41,7 +44,8 @@ class Counts(NamedTuple):
     test: Sequence[int]
     """Number of images of each person in the test split."""
     same_people: bool = False
-    """Whether both splits contain the same people or classes, as with digits."""
+    """Whether both splits contain the same people or classes, as with digits. The experiment then
+    scores classification, and otherwise verification."""
 
 
 def experiment_for(name: str, counts: Counts) -> Experiment:
@@ -52,7 +56,7 @@ def experiment_for(name: str, counts: Counts) -> Experiment:
 
     Args:
       name: name of the data set.
-      counts: its image shape and numbers of images.
+      counts: its image shape and numbers of images per person.
 
     Raises:
       InputError: the data set has fewer than two people to train on, or its test split cannot be

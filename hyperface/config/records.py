@@ -20,7 +20,9 @@ RARE = {"rare": True}
 
 
 def describe(value: Any) -> str:
-    """Returns a text that describes an object: the place of its code, and its settings.
+    """Returns a text that describes a user's object, for the record of a run.
+
+    It contains the place of the object's code (module and name), and its settings.
 
     Equal settings of the same class give the same text in every process. The text does not depend
     on the code itself, so two versions of a function with the same name have the same text.
@@ -84,7 +86,10 @@ def _plain(value: Any, field: dataclasses.Field) -> Any:
 
 
 def from_dict(cls: Any, values: Mapping[str, Any]) -> Any:
-    """Returns the configuration that `to_dict` converted, with texts in place of objects.
+    """Returns the configuration that `to_dict` converted; the inverse, except for objects.
+
+    In place of a user's objects, such as a network, it has the texts that describe them. Use
+    `with_objects` to replace these.
 
     Args:
       cls: the dataclass of the configuration.
@@ -117,7 +122,8 @@ def with_objects(found: Any, given: Any, where: str = "") -> Any:
     Args:
       found: the configuration that `from_dict` returned, with texts.
       given: the configuration of the user's file, with objects; None if there is no such file.
-      where: the name of the configuration, for messages.
+      where: path of the configuration within the experiment, such as "loss.", for messages; "" for
+        the experiment itself.
 
     Raises:
       InputError: `given` lacks an object, or the description of its object is another text. The

@@ -13,12 +13,13 @@ from hyperface.errors import InputError
 def load(path: Path, *, title: str | None = None, imports_from: Path | None = None) -> ModuleType:
     """Runs a Python file that defines `EXPERIMENT`, and returns its module.
 
-    Like a script, the file may import modules from its own folder.
+    Like a script, the file may import modules from its own folder. A second call for an unchanged
+    file returns the same module. Whether the module has `EXPERIMENT` is not checked here.
 
     Args:
       path: the file.
-      title: name of the module in the records of its objects; by default the name of the file.
-      imports_from: folder from which the file imports; by default its own.
+      title: name of the module in the records of its objects; None takes the name of the file.
+      imports_from: folder from which the file imports its modules; None takes the file's own.
 
     Raises:
       InputError: the file is missing, is not Python, or raises an error. The message gives the

@@ -11,7 +11,7 @@ _CPU = {"xla_cpu_experimental_ynn_fusion_type": "LIBRARY_FUSION_TYPE_INDIVIDUAL_
 
 
 def options(platform: str | None = None) -> dict[str, str]:
-    """Returns the compiler options for a program with convolutions.
+    """Returns the options of XLA's compiler with which convolutions run faster on a CPU.
 
     Args:
       platform: platform of the devices that run it, such as "cpu"; None takes JAX's default.

@@ -39,12 +39,13 @@ def cluster_of(
 
     Args:
       environment: the process's environment variables.
-      coordinator: host:port of process 0.
-      processes: number of processes of the run.
-      process: number of this process, from 0.
+      coordinator: the user's option: host:port of process 0; None if it was not given.
+      processes: the user's option: number of processes of the run; None if it was not given.
+      process: the user's option: number of this process, from 0; None if it was not given.
 
     Returns:
-      The cluster; None if neither the options nor the variables name one.
+      The cluster; None if neither the options nor the variables name one, so that this process runs
+      alone.
 
     Raises:
       InputError: a value is missing, is not a number, or is out of range.

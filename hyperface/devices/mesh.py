@@ -57,7 +57,10 @@ def num_devices() -> int:
 
 
 def device_memory() -> int:
-    """Returns the memory in bytes of one local device."""
+    """Returns the memory in bytes of one local device, the smallest if they differ.
+
+    CPU devices report none. They get an equal part of the machine's memory each.
+    """
     stats = [device.memory_stats() for device in jax.local_devices()]
     if all(stats):
         # All devices store equal parts, so the smallest device is the limit.
@@ -91,20 +94,20 @@ def replicated(devices: Sequence[Device] | None = None) -> NamedSharding:
     step compiles only once.
 
     Args:
-      devices: the devices; by default those of all processes.
+      devices: the devices; None takes those of all processes.
     """
     return NamedSharding(make_mesh(devices), PartitionSpec())
 
 
 def split_rows(array: np.ndarray, devices: Sequence[Device] | None = None) -> jax.Array:
-    """Puts an array on the local devices, with its first axis split over them.
+    """Returns an array that lies on the local devices, with its first axis split over them.
 
     A jitted function of the array then runs on all of these devices. Evaluation does so with images
     and with blocks of features. If the rows cannot be split evenly, every device gets all of them.
 
     Args:
       array: [rows, ...].
-      devices: the devices; by default those of this process.
+      devices: the devices; None takes those of this process.
     """
     mesh = make_mesh(devices or jax.local_devices())
     # `device_put` refuses a sharding with uneven parts.
@@ -113,7 +116,7 @@ def split_rows(array: np.ndarray, devices: Sequence[Device] | None = None) -> ja
 
 
 def put_whole(tree: _Tree) -> _Tree:
-    """Puts a whole copy of a tree of arrays on each local device.
+    """Returns a tree of arrays with a whole copy of each array on every local device.
 
     A function of such arrays and of arrays from `split_rows` runs on all local devices.
     """
@@ -121,7 +124,7 @@ def put_whole(tree: _Tree) -> _Tree:
 
 
 def make_mesh(devices: Sequence[Device] | None) -> jax.sharding.Mesh:
-    """Returns a mesh of one axis over the devices, by default those of all processes."""
+    """Returns a mesh of one axis over the devices; None takes those of all processes."""
     devices = list(devices or jax.devices())
     # By default `make_mesh` makes the axes explicit: the type of each array then includes a
     # sharding.

@@ -28,12 +28,13 @@ _joined: Cluster | None = None
 class AgreedStop(Exception):
     """Base class of exceptions that all processes raise at the same step.
 
-    After such an exception no process waits for another one in vain, so each can end in order.
+    After such an exception no process waits for another process that has ended already. So each
+    process can end in the normal way.
     """
 
 
 def initialize(cluster: Cluster | None) -> None:
-    """Joins the processes of a cluster; does nothing for None.
+    """Connects this process with the other processes of a cluster; does nothing for None.
 
     Call it before any other use of JAX, which would start the devices of this process alone.
     """
@@ -57,10 +58,11 @@ def initialize(cluster: Cluster | None) -> None:
 
 
 def exit_now(status: int) -> NoReturn:
-    """Ends this process at once. The other processes notice that it is gone, and end too.
+    """Ends this process at once with an exit status, without Python's normal shutdown.
 
-    An orderly end would be a deadlock: it waits for the other processes, and they wait for this
-    process at their next collective.
+    It is for an error in only one of several processes. The others notice that this process is
+    gone, and end too. A normal shutdown would be a deadlock: it waits for the other processes, and
+    they wait for this process at their next collective.
     """
     if _joined is not None and _joined.process == 0:
         # Process 0 runs the coordinator. When it is gone, JAX ends the other processes at once.
@@ -86,17 +88,20 @@ def is_multiprocess() -> bool:
 
 
 def process_slice() -> dict[str, int]:
-    """Returns the arguments of `training_batches` that select this process's slice of a batch."""
+    """Returns keyword arguments of `training_batches` that select this process's slice of a batch.
+
+    A training of several processes reads each batch in equal slices, one per process.
+    """
     return {"process": jax.process_index(), "processes": jax.process_count()}
 
 
 def is_writer() -> bool:
-    """Returns whether this process is the one that writes logs and reports."""
+    """Returns whether this process is the one that writes logs and reports: process 0."""
     return jax.process_index() == 0
 
 
 def wait_for_all(name: str) -> None:
-    """Waits until every process has called it.
+    """Waits until every process has called this function with the same name.
 
     The barrier is at JAX's coordinator. A barrier of the devices would be a collective, which has
     a shorter timeout than scoring takes.
@@ -118,7 +123,8 @@ def allgather(name: str, value: _Json) -> list[_Json]:
     """Waits for all processes, and returns the value of each, in order of process.
 
     Args:
-      name: name of the exchange; all processes give the same one.
+      name: name of the exchange, for error messages and to tell exchanges apart; all processes give
+        the same one.
       value: this process's value, which JSON can represent.
     """
     if not is_multiprocess():
@@ -140,7 +146,8 @@ def broadcast_from_writer(name: str, value: _Json) -> _Json:
     """Waits for all processes, and returns the value of the writing process.
 
     Args:
-      name: name of the exchange; all processes give the same one.
+      name: name of the exchange, for error messages and to tell exchanges apart; all processes give
+        the same one.
       value: this process's value, which JSON can represent.
     """
     return allgather(name, value)[0]

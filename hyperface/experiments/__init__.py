@@ -32,12 +32,14 @@ def names() -> list[str]:
 
 
 def file_of(name: str) -> Path | None:
-    """Returns the path of a user's experiment file, or None for a name of our experiments."""
+    """Returns a name that ends in ".py" as the path of a user's file; None for any other name."""
     return Path(name) if name.endswith(".py") else None
 
 
 def load(name: str) -> Experiment:
-    """Returns the checked experiment with a name, or that of a user's file.
+    """Returns the experiment with a name, or that of a user's file, which is executed.
+
+    All its values are checked.
 
     Args:
       name: name of one of our experiments, or path of a user's file, which ends in ".py".
@@ -66,7 +68,7 @@ def of_run(values: dict[str, Any], folder: Path) -> Experiment:
 
     Args:
       values: the record, as `Experiment.to_dict` returned it.
-      folder: the folder of the run.
+      folder: the folder of the run, which has the copy and a `config.json` with the file's path.
 
     Raises:
       InputError: the objects of the experiment are missing or differ, or the copy may not be

@@ -33,9 +33,11 @@ __all__ = [
 class Heads(nn.Module):
     """Computes the objective of a batch of features: the weighted sum of the terms of the loss.
 
+    It owns the parameters of the terms, such as agents (class weights), scale and radius.
+
     Attributes:
       num_classes: number of people in the training split.
-      loss: the terms and their weights.
+      loss: the terms and their weights. Terms with weight 0 are left out.
     """
 
     num_classes: int

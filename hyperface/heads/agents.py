@@ -26,11 +26,12 @@ from hyperface.normalize import l2_normalize
 
 
 class AgentHead(nn.Module):
-    """The head of class-wise terms that share one matrix of agents, computed in one pass.
+    """The head of class-wise terms that share one matrix of agents (class weights).
 
-    The initial value of a learned scale is such that the bound of NormFace's Proposition 2 equals
-    `initial_bound` for this number of classes. If the parameter falls below `min_scale`, the loss
-    uses `min_scale`, and the parameter gets the gradient at that value, so that it can rise again.
+    All terms are computed in one pass over the classes. The initial value of a learned scale is
+    such that the bound of NormFace's Proposition 2 equals `initial_bound` for this number of
+    classes. If the parameter falls below `min_scale`, the loss uses `min_scale`, and the parameter
+    gets the gradient at that value, so that it can rise again.
 
     AdaFace's statistics are stored in the collection "batch_stats", like those of batch
     normalisation. If the collection is mutable, each batch updates the statistics before the loss
@@ -39,8 +40,8 @@ class AgentHead(nn.Module):
     Attributes:
       num_classes: number of rows of the agent matrix.
       terms: (name, options) of each term; all must use the same normalisation.
-      precision: as in `losses.joint`.
-      memory_budget: as in `losses.joint`, but in MiB.
+      precision: precision of the operands of matmuls: "float32", "tf32", "mixed" or "bf16".
+      memory_budget: MiB in which similarities may be stored for the backward pass.
     """
 
     num_classes: int

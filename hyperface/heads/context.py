@@ -14,9 +14,11 @@ class AgentUpdate(NamedTuple):
     """The update of a head's agents (class weights) in the reverse pass of its loss."""
 
     rule: losses.RowUpdate
-    """The optimiser's step on some rows of the agents."""
+    """The function that updates some rows of the agents: (rows, their state, their gradient) ->
+    (new rows, new state)."""
     state: Any
-    """The optimiser's state of the agents, which the reverse pass updates too."""
+    """The optimiser's state of the agents, which the reverse pass updates too: arrays with one row
+    per agent."""
 
 
 class Context(NamedTuple):
@@ -30,16 +32,17 @@ class Context(NamedTuple):
     """[batch] random keys for dropout; None drops nothing. There is one key per example, so that
     dropout does not depend on how the batch is split over devices."""
     sample: losses.Sample | None = None
-    """The sampled classes of this step. The agents then contain only the rows of this sample. None
-    takes all classes."""
+    """The sampled classes of this step. The agents (class weights) then contain only the rows of
+    this sample. None takes all classes."""
     axis_name: str | None = None
     """Name of the mapped axis over which the batch is split; None on one device."""
     split_classes: bool = False
     """Whether agents and centers are split by rows over the same axis. A head then has only this
     device's rows. Rows beyond the last class are padding."""
     agent_updates: dict[str, AgentUpdate] | None = None
-    """Name of a head -> update of its agents in the reverse pass. With None, the agents get a
-    gradient as any other parameter."""
+    """Name of a head -> update of its agents (class weights) in the reverse pass, which then
+    returns the updated agents in place of their gradient. With None, the agents get a gradient as
+    any other parameter."""
 
     def weights(self, batch: int) -> jax.Array:
         """Returns [batch] float32, 1 for an example and 0 for padding."""
@@ -66,13 +69,15 @@ class Objective(NamedTuple):
     """The objective of a batch, with the values to log."""
 
     total: jax.Array
-    """The weighted sum of all terms over the counted examples, which is differentiated."""
+    """The sum of all terms over the counted examples, times their weights, which is differentiated.
+    It is a sum and not yet a mean over examples."""
     terms: dict[str, jax.Array]
     """Name of each term -> its unweighted loss [batch], to be logged."""
     scalars: dict[str, jax.Array]
     """Name -> scalar to be logged, such as scale and radius."""
     agent_distances: jax.Array | None = None
-    """[batch] squared distance of each normalised feature to its own agent (Proposition 3)."""
+    """[batch] squared distance of each normalised feature to the agent (class weight) of its class,
+    for Proposition 3's bound; None if no term has agents."""
 
 
 def rows_of(matrix: jax.Array, labels: jax.Array, context: Context) -> jax.Array:
@@ -81,7 +86,7 @@ def rows_of(matrix: jax.Array, labels: jax.Array, context: Context) -> jax.Array
     Args:
       matrix: [rows, dim], all rows or those of this device.
       labels: [batch] row numbers in the whole matrix.
-      context: the context, which states whether the rows are split over the devices.
+      context: the context, whose `split_classes` says whether the rows are split over the devices.
 
     Returns:
       [batch, dim]. A label out of range gives a row of NaN.

@@ -24,7 +24,7 @@ class CenterHead(nn.Module):
 
     Attributes:
       num_classes: number of rows of the matrix of centers.
-      options: options of the term.
+      options: weight of the term, and the rule and rate by which centers move.
     """
 
     num_classes: int
@@ -71,7 +71,7 @@ class RingHead(nn.Module):
     of the batch that initialises the parameters, so initialise with a batch of real images.
 
     Attributes:
-      options: options of the term.
+      options: weight of the term, initial radius, and form of the equation.
     """
 
     options: RingTerm = RingTerm(weight=1.0)
@@ -107,8 +107,9 @@ class CustomHead(nn.Module):
     """The head of a user's own loss. If the loss is a linen module, the head has its parameters.
 
     Attributes:
-      loss: function or module from features [batch, dim] and labels [batch] to the loss [batch].
-      title: name of the term.
+      loss: function or module from un-normalised features [batch, dim] and labels [batch] to the
+        loss [batch] in floating point.
+      title: name of the term in metrics and messages.
       weight: weight of the term.
     """
 
@@ -149,10 +150,10 @@ def mined(
 
     Args:
       name: name of the term.
-      options: a `BatchContrastiveTerm` or a `BatchTripletTerm`.
-      features: [batch, dim], un-normalised.
+      options: weight, margin and mining: a `BatchContrastiveTerm` or a `BatchTripletTerm`.
+      features: [batch, dim] of this device's examples, un-normalised.
       labels: [batch] class ids.
-      context: the step's context.
+      context: gives the padding, and the mapped axis over which the batch is split.
     """
     batch_loss = losses.batch_contrastive
     if isinstance(options, BatchTripletTerm):

@@ -22,7 +22,10 @@ with margin keeps from 0 and pi."""
 
 
 class NormStatistics(NamedTuple):
-    """Moving mean and deviation of feature norms; the defaults are the released initial values."""
+    """Moving mean and standard deviation of feature norms, by which AdaFace judges image quality.
+
+    The defaults are the initial values of the released code, before the first batch.
+    """
 
     mean: ArrayLike = 20.0
     """Mean norm."""
@@ -51,8 +54,8 @@ def updated_norm_statistics(
       features: [batch, dim], floating point, un-normalised.
       momentum: a, the share of this batch, 0 to 1.
       counted: [batch] bool, False for padding; None counts all.
-      axis_name: the mapped axis over which the batch is split; the statistics are those of the
-        whole batch.
+      axis_name: the mapped axis over which the batch is split, so that the result is that of the
+        whole batch; None if this device has the whole batch.
 
     Returns:
       The statistics after the batch, scalars in float32 (float64 for float64 features).
@@ -107,22 +110,28 @@ def updated_norm_statistics(
 class AdaFace(ScaledLogits):
     """AdaFace as a term of `joint`, which computes several losses in one pass.
 
-    The fields are the hyper-parameters of `adaface`.
+    The fields are the hyper-parameters of `adaface`. Build it with `of`, which sets `bounded`.
     """
 
     statistics: NormStatistics
+    """Mean and deviation of the feature norms, to which each norm is compared."""
     scale: ArrayLike = 64.0
+    """s, the factor on the cosines, a scalar or [batch]."""
     margin: ArrayLike = 0.4
+    """m, the size of both margins, a scalar or [batch], at least 0."""
     concentration: ArrayLike = 0.333
+    """h: the quality is 1 where the norm is std / h above the mean."""
     bounded: bool = field(default=False, metadata={"static": True})
-    """Whether |scale x cosine| is known to stay below 70, so that exp cannot overflow."""
+    """Whether |scale x cosine| is known to stay below 70. Then exp cannot overflow, and no maximum
+    is subtracted before it."""
 
     @property
     def normalize(self) -> Normalize:
-        """Returns "both": features and agents are scaled to unit length."""
+        """Returns "both": features and agents (class weights) are scaled to unit length."""
         return "both"
 
     needs_angle: ClassVar[bool] = True
+    """The engine computes `Target.angle` for this term."""
 
     @classmethod
     def of(
@@ -132,9 +141,15 @@ class AdaFace(ScaledLogits):
         margin: ArrayLike = 0.4,
         concentration: ArrayLike = 0.333,
     ) -> "AdaFace":
-        """Returns the term, and sets `bounded` if the scale is a number known at trace time.
+        """Returns the term, with `bounded` set if the scale is a known number of at most 70.
 
-        The arguments are those of `adaface`.
+        A scale that JAX traces is not known.
+
+        Args:
+          statistics: mean and deviation of the feature norms.
+          scale: s, the factor on the cosines, a scalar or [batch].
+          margin: m, the size of both margins, at least 0.
+          concentration: h: the quality is 1 where the norm is std / h above the mean.
         """
         return cls(statistics, scale, margin, concentration, known_bound(scale))
 
@@ -142,8 +157,8 @@ class AdaFace(ScaledLogits):
         """Returns the loss [batch], softplus(value - s (cos(theta + g_angle) - g_add)).
 
         Args:
-          target: the angle, the feature norm and other facts about each example's own class.
-          value: [batch] the fold's value, log sum exp over the other classes.
+          target: each example's angle to its own agent, its feature norm, and so on.
+          value: [batch] log sum exp of the other classes' logits, the result of `fold`.
         """
         dtype = target.similarity.dtype
         scale, margin = jnp.asarray(self.scale, dtype), jnp.asarray(self.margin, dtype)
@@ -154,7 +169,7 @@ class AdaFace(ScaledLogits):
         return jax.nn.softplus(value - (scale * cosine + target.bias))
 
     def quality(self, feature_norm: jax.Array) -> jax.Array:
-        """Returns the paper's z_hat [batch]: h (norm - mean) / std, clipped to [-1, 1].
+        """Returns the quality z_hat [batch]: h (norm - mean) / std, clipped to [-1, 1].
 
         Args:
           feature_norm: [batch] length of each un-normalised feature.
@@ -199,14 +214,17 @@ def adaface(
 
     Args:
       features: [batch, dim], floating point, un-normalised; half precision is computed in float32.
-      agents: [classes, dim], one row per class.
+      agents: [classes, dim] class weights, one row per class.
       labels: [batch] integer class ids.
       statistics: mean and deviation of the feature norms, see `updated_norm_statistics`.
       scale: s, the factor on the cosines. Like margin and concentration it is a scalar or [batch],
         one per example.
       margin: m, at least 0.
       concentration: h, at least 0: z reaches 1 where the norm is std / h above the mean.
-      engine: block_size, axis_name, split_batch, precision, memory_budget, present: as in `joint`.
+      engine: options of the computation, all optional, which `classwise.Engine` describes:
+        `block_size` (classes per block), `axis_name` and `split_batch` (agents or batch split over
+        devices), `precision` (of matmuls), `memory_budget` (bytes of stored similarities) and
+        `present` (which classes take part).
 
     Returns:
       [batch] loss in nats, float32 (float64 for float64 inputs). NaN under jit where a label is out

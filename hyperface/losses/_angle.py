@@ -61,7 +61,8 @@ def angle(features: jax.Array, rows: jax.Array) -> jax.Array:
 
     Args:
       features: [batch, dim] floating point, un-normalised.
-      rows: [batch, dim] the agent of each feature, un-normalised.
+      rows: [batch, dim] the agent (class weight) to which each feature's angle is computed,
+        un-normalised.
 
     Returns:
       [batch] in radians, 0 to pi.

@@ -28,11 +28,16 @@ AGENT_EPS = 1e-12
 
 
 class Layout(NamedTuple):
-    """The static description of a problem: how its losses are computed."""
+    """The static options with which one call of class-wise losses is computed.
+
+    Agents are the class weights, one row per class. They are processed in blocks of classes.
+    """
 
     normalize_agents: bool
     """Whether agents are scaled to unit length."""
     agent_gradient: AgentGradient
+    """How the gradient passes through this scaling: "tangent" is exact. "inner-product" and
+    "distance" treat the agents as if they had been stored at unit length."""
     num_rows: int
     """Number of classes on this device."""
     block_size: int
@@ -40,24 +45,25 @@ class Layout(NamedTuple):
     shards: Shards
     """How classes and batch are split over devices."""
     precision: Precision
-    """Precision of the operands of matmuls."""
+    """Precision of the operands of matmuls: "float32", "tf32", "bf16", or "mixed", which is bf16 in
+    the forward scan only."""
     save_similarities: bool
     """Whether the forward scan saves the similarities for the backward scan. Otherwise, the
     backward scan computes them again."""
 
 
 class Classes(NamedTuple):
-    """The integer and bool arrays of a problem, which have no gradient."""
+    """The integer and bool inputs of class-wise losses, which have no gradient."""
 
     labels: jax.Array
-    """[batch] global class ids."""
+    """[batch] class ids, counted over the classes of all devices."""
     present: jax.Array | None
     """[classes on this device] bool, the classes that take part in all losses; None for all. An
     example's own class always takes part in its loss."""
 
 
 class Inputs(NamedTuple):
-    """The arrays of a problem. Their gradients have the same form."""
+    """The inputs of class-wise losses. Their gradients are an `Inputs` too."""
 
     terms: tuple[Any, ...]
     """The class-wise losses: pytrees of their hyper-parameters."""
@@ -70,36 +76,41 @@ class Inputs(NamedTuple):
     agents: jax.Array
     """[classes on this device, dim] class weights, un-normalised."""
     bias: jax.Array | None
-    """[classes on this device] numbers that are added to the logits, or None."""
+    """[classes on this device] numbers that are added to the logits; None adds nothing."""
     classes: Any
-    """The labels and flags, a `Classes`; None if the other fields are gradients."""
+    """The labels, and the classes that take part, a `Classes`; None if the other fields are
+    gradients."""
 
 
 class Gradients(NamedTuple):
-    """Gradients from the backward scan: the part that comes from classes other than the target."""
+    """The result of the backward scan: gradients without the part of each example's own class.
+
+    The own class is left out of the scans, and its part is added later by `add_target`.
+    """
 
     x: jax.Array
-    """[batch, dim]."""
+    """[batch, dim] gradient to the features."""
     agents: jax.Array
-    """[classes on this device, dim]."""
+    """[classes on this device, dim] gradient to the agents (class weights)."""
     bias: jax.Array | None
-    """[classes on this device], or None."""
+    """[classes on this device] gradient to the bias; None without a bias."""
     extra: Any
-    """Sum over the blocks of the second result of the `slopes` function, such as the derivatives by
-    the folds' arguments."""
+    """Sum over the blocks of what the scan's function `slopes` returns besides the derivatives by
+    similarities and bias: the derivatives by the arguments of the folds (the reductions over
+    classes), and for `weighted_sum` also the folds' summaries."""
 
 
 def similarities_of(
     layout: Layout, columns: jax.Array, agents: jax.Array, start: Any, *, forward: bool
 ) -> tuple[jax.Array, jax.Array, jax.Array | None]:
-    """Returns the similarities of one block of agents to the whole batch.
+    """Returns the similarities (cosines or inner products) of a block of agents to the whole batch.
 
     Args:
-      layout: how the problem is computed.
+      layout: the static options, such as block size and precision.
       columns: [dim, batch], the features as `columns_of` returns them.
-      agents: [classes, dim].
+      agents: [classes, dim] class weights, of which the rows from `start` on are used.
       start: first row of the block.
-      forward: whether it is computed for the forward pass, whose precision may differ.
+      forward: whether this is the forward pass, in which the precision "mixed" rounds to bfloat16.
 
     Returns:
       (similarities, rows, inverse_norms): [block, batch]; the agents of the block, [block, dim];
@@ -122,15 +133,15 @@ def columns_of(layout: Layout, x: jax.Array, *, forward: bool) -> jax.Array:
     transpose into each matmul of the scan, and then multiply the rounded operands in float32.
 
     Args:
-      layout: how the problem is computed.
+      layout: the static options, such as block size and precision.
       x: [batch, dim] features.
-      forward: as in `similarities_of`.
+      forward: whether this is the forward pass, in which the precision "mixed" rounds to bfloat16.
     """
     return jax.lax.optimization_barrier(cast(layout, x, forward=forward).T)
 
 
 def inverse_norms_of(layout: Layout, rows: jax.Array) -> jax.Array | None:
-    """Returns 1 / length of each row, [rows]; None if agents are not normalised."""
+    """Returns 1 / length of each row of agents, [rows]; None if agents are not normalised."""
     if not layout.normalize_agents:
         return None
     return jax.lax.rsqrt(jnp.sum(rows * rows, axis=1) + AGENT_EPS)
@@ -144,12 +155,12 @@ def block_of(
     start: Any,
     first: Any,
 ) -> Block:
-    """Returns the block that begins at row `start`, with the classes that a fold counts in it.
+    """Returns the block that begins at row `start`, with flags for the classes that count in it.
 
     Args:
-      layout: how the problem is computed.
-      similarities: [block, batch].
-      bias: [classes], or None.
+      layout: the static options, such as block size and precision.
+      similarities: [block, batch] similarities of the block's classes to each example.
+      bias: [classes] numbers that are added to the logits, or None.
       classes: the labels, and the classes that take part.
       start: first row of the block.
       first: first row that counts. It exceeds `start` for a last block that was moved back to have
@@ -167,7 +178,7 @@ def block_of(
 
 
 def rows_of(array: jax.Array, start: Any, layout: Layout) -> jax.Array:
-    """Returns the block that begins at row `start` of an array with one row per class."""
+    """Returns `layout.block_size` rows, from row `start` on, of an array with one row per class."""
     if layout.block_size == array.shape[0]:
         return array
     return jax.lax.dynamic_slice_in_dim(array, start, layout.block_size, 0)
@@ -191,15 +202,18 @@ def _places(num_rows: int, block_size: int) -> tuple[np.ndarray, np.ndarray]:
 def forward_scan(
     layout: Layout, fold_block: Callable[..., tuple[Any, Any]]
 ) -> tuple[Any, tuple[Any, Any] | None]:
-    """Folds all classes of this device, block by block.
+    """Reduces the similarities to all classes of this device, block by block.
 
     Args:
-      layout: how the problem is computed.
-      fold_block: function (summaries so far or None, start, first) -> (summaries, similarities).
+      layout: the static options, such as block size and precision.
+      fold_block: function (summaries, start, first) -> (summaries, similarities). It adds the
+        block of the rows from `start` on to the summaries so far, which are None for the first
+        block. Only rows from `first` on count.
 
     Returns:
-      (summaries, saved). `saved` are the similarities for `backward_scan`, those of the first block
-      and those of all others; it is None if the layout does not save them.
+      (summaries, saved): the summaries over all classes of this device, and the similarities for
+      `backward_scan`. `saved` is (those of the first block, those of all others), or None if the
+      layout does not save them.
     """
     starts, firsts = _places(layout.num_rows, layout.block_size)
     # The first block is folded outside of the scan. Its result is the first carry, so that no fold
@@ -216,11 +230,12 @@ def forward_scan(
 def backward_scan(
     layout: Layout, step: Callable[..., Any], carry: Any, saved: tuple[Any, Any] | None
 ) -> Any:
-    """Calls a function for each block, and returns the value that it carries, after the last block.
+    """Calls a function for each block of classes, and returns the carry after the last block.
 
     Args:
-      layout: how the problem is computed.
-      step: function (carry, start, first, [similarities]) -> carry. The last argument is absent if
+      layout: the static options, such as block size and precision.
+      step: function (carry, start, first, [similarities]) -> carry, for the block of the rows from
+        `start` on, of which only rows from `first` on count. The last argument is absent if
         nothing was saved.
       carry: the value before the first block.
       saved: the similarities that `forward_scan` saved; None if `step` computes them again.
@@ -236,16 +251,23 @@ def backward_scan(
 
 
 def cast(layout: Layout, x: jax.Array, *, forward: bool) -> jax.Array:
-    """Rounds an operand x of a matmul to bfloat16 if the layout's precision requires it.
+    """Returns an operand x of a matmul, rounded to bfloat16 if the precision requires it.
 
-    "mixed" rounds only in the forward pass.
+    "bf16" rounds always, "mixed" only if `forward` is set, and "float32" and "tf32" never.
     """
     rounds = layout.precision == "bf16" or (forward and layout.precision == "mixed")
     return x.astype(jnp.bfloat16) if rounds else x
 
 
 def matmul(layout: Layout, a: jax.Array, b: jax.Array, *, forward: bool) -> jax.Array:
-    """Returns the matrix product a b at the layout's precision, summed in float32 or float64."""
+    """Returns the matrix product a b at the layout's precision, summed in float32 or float64.
+
+    Args:
+      layout: its `precision` says how the operands are rounded.
+      a: the left operand.
+      b: the right operand.
+      forward: whether this is the forward pass, in which the precision "mixed" rounds to bfloat16.
+    """
     # Without `preferred_element_type`, bfloat16 operands give a result rounded to bfloat16.
     dtype = a.dtype if a.dtype == jnp.float64 else jnp.float32
     return jnp.matmul(

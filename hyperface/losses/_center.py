@@ -63,7 +63,7 @@ def center_direction(
     features: Features,
     labels: Labels,
 ) -> jax.Array:
-    """Returns delta c, against which the centers move after one batch (Wen et al., Eq. 4).
+    """Returns delta c, which is subtracted from the centers after a batch (Wen et al., Eq. 4).
 
         delta c_j = sum_{i: y_i = j} (c_j - f_i) / (1 + count_j)
 
@@ -117,9 +117,9 @@ def updated_centers(
     """Returns the centers after a batch: c_j - alpha delta c_j (Wen et al., Eq. 4, Algorithm 1).
 
     Args:
-      centers: as in `center_direction`.
-      features: as in `center_direction`.
-      labels: as in `center_direction`.
+      centers: [classes, dim], floating point, one row per class.
+      features: [batch, dim], floating point.
+      labels: [batch] integer class ids.
       rate: alpha in [0, 1]; the paper uses 0.5.
 
     Returns:
@@ -127,8 +127,8 @@ def updated_centers(
       example are unchanged. No gradient flows through the result.
 
     Raises:
-      TypeError: as `center_direction`.
-      ValueError: as `center_direction`, or a known rate is outside [0, 1].
+      TypeError: features or centers are not floating point, or labels are not integers.
+      ValueError: shapes disagree, or a known label or rate is out of range.
 
     Example:
       >>> import jax.numpy as jnp

@@ -60,7 +60,11 @@ def matrices(name: str, features: ArrayLike, rows: ArrayLike) -> tuple[jax.Array
 
 
 def scalar(name: str, x: ArrayLike) -> jax.Array:
-    """Returns a scalar in at least float32; integers are accepted. ValueError for an array."""
+    """Returns x as a scalar in at least float32; integers are accepted.
+
+    Raises:
+      ValueError: x is not a scalar. The message contains `name`.
+    """
     x = jnp.asarray(x)
     if x.ndim != 0:
         raise ValueError(f"expected scalar {name}, found shape {x.shape}")
@@ -68,13 +72,16 @@ def scalar(name: str, x: ArrayLike) -> jax.Array:
 
 
 def known(x: ArrayLike) -> np.ndarray | None:
-    """Returns the values of an array in their own dtype; None while JAX traces it."""
+    """Returns the values of an array in their own dtype, or None if JAX traces it (under jit)."""
     # The value of a tracer is unknown until the compiled program runs.
     return None if isinstance(x, Tracer) else np.asarray(x)
 
 
 def integers(name: str, x: ArrayLike) -> np.ndarray | jax.Array:
-    """Returns an array, after a check that it contains integers of any width; else TypeError."""
+    """Returns x as an array, after a check that it contains integers; else TypeError.
+
+    The integers may have any width. `name` is for the message.
+    """
     # A NumPy array stays one: JAX would cut int64 to int32 before the values are checked.
     x = x if isinstance(x, jax.Array) else np.asarray(x)
     # NumPy makes an empty list floating-point.
@@ -84,7 +91,9 @@ def integers(name: str, x: ArrayLike) -> np.ndarray | jax.Array:
 
 
 def class_labels(labels: ArrayLike, batch: int, num_classes: int) -> jax.Array:
-    """Returns int32 labels [batch], with -1 for any outside the class range.
+    """Returns int32 labels [batch], with -1 for a label outside [0, num_classes).
+
+    A label whose value is known, because JAX does not trace it, raises an error instead.
 
     Raises:
       TypeError: labels are not integers.
@@ -110,7 +119,12 @@ def class_labels(labels: ArrayLike, batch: int, num_classes: int) -> jax.Array:
 def group_ids(labels: ArrayLike, batch: int) -> jax.Array:
     """Returns integer labels [batch] that are equal exactly where the given labels are equal.
 
-    The given labels may be integers of any width and value.
+    The given labels may be integers of any width and value. Labels of NumPy are renumbered from 0,
+    so that they fit into int32; a JAX array is returned as it is.
+
+    Raises:
+      TypeError: labels are not integers.
+      ValueError: labels are not [batch].
     """
     array = one_each("labels", integers("labels", labels), batch, "per feature")
     if isinstance(array, jax.Array):
@@ -120,7 +134,7 @@ def group_ids(labels: ArrayLike, batch: int) -> jax.Array:
 
 
 def one_of(name: str, found: str, allowed: Sequence[str]) -> None:
-    """Raises ValueError if a text is not one of the allowed texts."""
+    """Raises ValueError if the text `found` is not one of `allowed`; `name` is for the message."""
     if found not in allowed:
         raise ValueError(f"expected {name} in {tuple(allowed)}, found {found!r}")
 
@@ -142,7 +156,11 @@ def one_each(name: str, x: Any, count: int, each: str) -> Any:
 def flags(name: str, x: ArrayLike, count: int, each: str) -> jax.Array:
     """Returns x as an array, after a check that it is bool [count]; else TypeError or ValueError.
 
-    The arguments are those of `one_each`.
+    Args:
+      name: name of the argument, for messages.
+      x: the argument.
+      count: the expected length.
+      each: what there is one value for, such as "per feature", for messages.
     """
     x = jnp.asarray(x)
     if x.dtype != jnp.bool_:
@@ -180,8 +198,8 @@ def no_more_keywords(function: str, unknown: Mapping[str, Any], allowed: Iterabl
 
     Args:
       function: name of the function.
-      unknown: the unknown keywords, with their values.
-      allowed: the names of the keywords that the function accepts beside its own.
+      unknown: the keywords that it does not know, with their values; {} raises nothing.
+      allowed: the keywords that all class-wise losses accept, for the message.
     """
     for keyword in unknown:
         raise TypeError(

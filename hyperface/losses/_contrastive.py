@@ -24,24 +24,26 @@ class CContrastive:
     """
 
     margin: ArrayLike = 1.0
+    """m, the margin on the squared distance of unit vectors, 0 to 4."""
 
     @property
     def normalize(self) -> Normalize:
-        """Returns "both": features and agents are scaled to unit length."""
+        """Returns "both": features and agents (class weights) are scaled to unit length."""
         return "both"
 
     @property
     def fold(self) -> HingeSum:
-        """Returns the fold that reduces the similarities: a sum over the wrong classes."""
+        """Returns the reduction of the similarities over the wrong classes: a sum of hinges."""
         return HingeSum()
 
     released_gradient: ClassVar[AgentGradient] = "distance"
+    """The `AgentGradient` of the released code, which `c_contrastive(gradient="caffe")` selects."""
 
     def fold_args(self, target: Target) -> jax.Array:
-        """Returns the fold's argument: the cosine [batch] above which a class violates the margin.
+        """Returns the fold's argument: the cosine [batch] above which a class adds to the loss.
 
         Args:
-          target: facts about each example's own class.
+          target: each example's similarity to its own agent, its feature norm, and so on.
         """
         # d = 2 - 2 cos, so that max(0, m - d) is 2 max(0, cos - (1 - m / 2)).
         return jnp.full_like(target.similarity, 1.0 - 0.5 * jnp.asarray(self.margin))
@@ -50,8 +52,9 @@ class CContrastive:
         """Returns the loss [batch]: the distance to the own agent plus the sum over the others.
 
         Args:
-          target: facts about each example's own class.
-          value: [batch] the fold's value.
+          target: each example's similarity to its own agent, its feature norm, and so on.
+          value: [batch] the result of `fold`: the sum of (cosine - argument) over the classes
+            above.
         """
         # ||f~ - W~||^2 = 2 - 2 cos for unit vectors, and each hinge is 2 max(0, cos - argument).
         return 2.0 * (1.0 - target.similarity) + 2.0 * value
@@ -75,14 +78,17 @@ def c_contrastive(
 
     Args:
       features: [batch, dim], floating point; half precision is computed in float32.
-      agents: [classes, dim], one row per class.
+      agents: [classes, dim] class weights, one row per class.
       labels: [batch] integer class ids.
       margin: m, on the squared distance of unit vectors, 0 to 4. The paper recommends 1.
       gradient: "exact" is the gradient of the equation. "caffe" is that of the released code:
         agents get the gradient of the squared distance without the tangent projection, and the
         caller has to overwrite their rows by the normalised rows after each step. (The released
         code also limits the distance to the own agent to 4, which unit vectors cannot exceed.)
-      engine: block_size, axis_name, split_batch, precision, memory_budget, present: as in `joint`.
+      engine: options of the computation, all optional, which `classwise.Engine` describes:
+        `block_size` (classes per block), `axis_name` and `split_batch` (agents or batch split over
+        devices), `precision` (of matmuls), `memory_budget` (bytes of stored similarities) and
+        `present` (which classes take part).
 
     Returns:
       [batch] loss in squared distance on the unit sphere, float32 (float64 for float64 inputs). NaN

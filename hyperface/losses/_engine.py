@@ -41,13 +41,16 @@ class Residuals(NamedTuple):
     """The arrays that the forward pass of `joint_losses` stores for the backward pass."""
 
     inputs: Inputs
-    """The inputs for the whole batch, except for `norms`, which are for this device's part."""
+    """Terms, features, agents and labels. Features and labels are gathered from all devices, if the
+    batch is split. The lengths `norms` are those of this device's examples."""
     target: Target
-    """The targets of this device's part of the batch."""
+    """Similarity, angle and so on of each of this device's examples to its own class weight."""
     summaries: Summaries
-    """The summaries over all classes, for this device's part of the batch."""
+    """One entry per term: the reduction of its similarities over all other classes, from which the
+    fold computes its value, for this device's examples."""
     saved: Any
-    """The similarities, as `forward_scan` returns them, if they fit the memory budget."""
+    """The similarities to all other classes: (those of the first block, those of all others). None
+    if they do not fit the memory budget, so that the backward pass computes them again."""
 
 
 # ---------------------------------------------------------------------------------- the two rules
@@ -55,18 +58,25 @@ class Residuals(NamedTuple):
 
 @partial(jax.custom_vjp, nondiff_argnums=(0,))
 def joint_losses(layout: Layout, inputs: Inputs) -> tuple[jax.Array, ...]:
-    """Returns the losses [batch] of each term.
+    """Returns one array of losses [batch] per term (class-wise loss), with a custom gradient rule.
 
     Args:
-      layout: how the problem is computed.
-      inputs: the arrays; features and labels are this device's part of the batch.
+      layout: the static options, such as block size and precision.
+      inputs: terms, features, agents and labels; features and labels are this device's part of
+        the batch.
     """
     # This body runs only without differentiation, where nothing reads the similarities again.
     return losses_fwd(layout._replace(save_similarities=False), inputs)[0]
 
 
 def losses_fwd(layout: Layout, inputs: Inputs) -> tuple[tuple[jax.Array, ...], Residuals]:
-    """Returns (losses, residuals) of the forward pass, from the arguments of `joint_losses`."""
+    """Returns (losses, residuals): one array [batch] per term, and arrays for the backward pass.
+
+    Args:
+      layout: the static options, such as block size and precision.
+      inputs: terms, features, agents and labels; features and labels are this device's part of
+        the batch.
+    """
     shards, folds = layout.shards, _folds(inputs)
     whole = _of_whole_batch(layout, inputs)
     target = target_of(layout, whole, inputs.classes.labels, inputs.norms)
@@ -100,17 +110,18 @@ def _losses_bwd(layout: Layout, residuals: Residuals, cotangents: Any) -> tuple[
 def pull_losses(
     layout: Layout, residuals: Residuals, cotangents: Any
 ) -> tuple[Callable[[Block], Any], Callable[[Any], tuple[Any, Target]]]:
-    """Returns two functions that connect the terms with the backward scan.
+    """Returns two functions, one to call in each block of the backward scan, and one after it.
 
     Args:
-      layout: how the problem is computed.
+      layout: the static options, such as block size and precision.
       residuals: the arrays that the forward pass stored.
-      cotangents: one cotangent [batch] per term.
+      cotangents: one array [batch] per term, the derivative by each loss.
 
     Returns:
       (slopes, pull_terms). `slopes(block)` returns the derivatives by the block's similarities and
-      bias, and the block's part of the derivatives by the folds' arguments. `pull_terms` takes the
-      sum of these parts over all blocks, and returns the gradients to the terms and to the target.
+      bias, and the block's part of the derivatives by the arguments of the folds (the reductions
+      over classes). `pull_terms` takes the sum of these parts over all blocks. It returns the
+      gradients to the terms' hyper-parameters and to the `Target`, the facts about own classes.
     """
     inputs, target, summaries, _ = residuals
     shards, folds = layout.shards, _folds(inputs)
@@ -142,14 +153,15 @@ joint_losses.defvjp(losses_fwd, _losses_bwd)
 def summed_losses(
     layout: Layout, inputs: Inputs, weights: tuple[jax.Array, ...]
 ) -> tuple[jax.Array, tuple[jax.Array, ...]]:
-    """Returns (sum, losses) for terms whose folds are additive.
+    """Returns (sum, losses) for terms whose folds are additive, such as sums of hinges.
 
-    Differentiation computes all gradients of the sum in the same scan that computes its value.
+    If it is differentiated, one scan over the classes computes both the sum and all gradients.
 
     Args:
-      layout: how the problem is computed.
-      inputs: the arrays; features and labels are this device's part of the batch.
-      weights: one weight [batch] per term.
+      layout: the static options, such as block size and precision.
+      inputs: terms, features, agents and labels; features and labels are this device's part of
+        the batch.
+      weights: one array [batch] per term, the weight of each example's loss.
 
     Returns:
       The weighted sum over terms and examples, a scalar, and the losses [batch] of each term.
@@ -274,18 +286,21 @@ def _slopes(
 
 
 class BlockGradients(NamedTuple):
-    """Gradients that come from one block of classes, and the block's rows."""
+    """The gradients that come from one block of classes, and the agents of the block."""
 
     x: jax.Array
     """[batch, dim] gradient to the features."""
     rows: jax.Array
     """[block, dim] gradient to the block's agents."""
     bias: jax.Array | None
-    """[block] gradient to the block's bias, or None."""
+    """[block] gradient to the block's bias; None without a bias."""
     extra: Any
-    """The second result of `slopes`."""
+    """The second value that the function `slopes` returned: the block's part of the derivatives by
+    the arguments of the folds (the reductions over classes). For `weighted_sum` it contains the
+    folds' summaries of the block too."""
     agents: jax.Array
-    """[block, dim] the block's agents themselves."""
+    """[block, dim] the block's agents (class weights) themselves, for a caller that updates
+    them."""
 
 
 def block_gradients_of(
@@ -295,11 +310,16 @@ def block_gradients_of(
     *,
     sparse: bool = False,
 ) -> Callable[..., BlockGradients]:
-    """Returns the step of a backward scan: (agents, start, first, [similarities]) -> gradients.
+    """Returns a function that computes the gradients that come from one block of classes.
+
+    It is called as (agents, start, first, [similarities]) -> BlockGradients, for the block of the
+    rows of `agents` from `start` on, of which only rows from `first` on count. Without
+    similarities it computes them.
 
     Args:
-      layout: how the problem is computed.
-      inputs: the arrays of the whole batch, except the agents, which are an argument of the step.
+      layout: the static options, such as block size and precision.
+      inputs: features, labels, bias and so on, for the batch of all devices. Its agents are not
+        used.
       slopes: function of a block that returns two values: the derivatives by similarities and bias,
         and the block's part of the derivatives by the folds' arguments.
       sparse: whether the matmuls of blocks whose slopes are all zero are left out.
@@ -341,14 +361,14 @@ def block_gradients_of(
 
 
 def no_extra(layout: Layout, inputs: Inputs, step: Callable[..., BlockGradients]) -> Any:
-    """Returns zeros with the structure and shapes of the `extra` of a block.
+    """Returns zeros like the field `extra` of `BlockGradients`, to start the sum over blocks from.
 
-    They depend on the terms, so they are found by tracing the step of the backward scan.
+    Their structure depends on the terms, so it is found by tracing the function for one block.
 
     Args:
-      layout: how the problem is computed.
-      inputs: the arrays of the whole batch.
-      step: the step of a backward scan, from `block_gradients_of`.
+      layout: the static options, such as block size and precision.
+      inputs: terms, features, agents and labels, for the batch of all devices.
+      step: the function for one block that `block_gradients_of` returned.
     """
     shapes = jax.eval_shape(lambda: step(inputs.agents, 0, 0).extra)
     return jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
@@ -411,7 +431,7 @@ def _products(
     """Returns (to_x, to_rows): the gradients to the features and to the agents of one block.
 
     Args:
-      layout: how the problem is computed.
+      layout: the static options, such as block size and precision.
       x: [batch, dim] features.
       slope: [block, batch] derivatives by the similarities.
       rows: [block, dim] agents, un-normalised.
@@ -445,5 +465,5 @@ def _products(
 
 
 def write_rows(whole: jax.Array, part: Any, start: Any) -> jax.Array:
-    """Returns the array `whole` with its rows from `start` on replaced by `part`."""
+    """Returns the array `whole` with its rows from `start` on replaced by those of `part`."""
     return jax.lax.dynamic_update_slice_in_dim(whole, part, start, 0)

@@ -20,17 +20,18 @@ BOUNDED_SCALE = 70.0
 
 
 class Block(NamedTuple):
-    """The similarities of one block of classes, the input of a fold."""
+    """The similarities of one block of classes, which a fold (a reduction over classes) reads."""
 
     similarities: jax.Array
-    """[block, batch] <W~_j, f~>, where each side has unit length or not, as the terms require."""
+    """[block, batch] inner products <W~_j, f~> of class weights and features. Each side has unit
+    length if the terms normalise it."""
     counted: jax.Array
     """[block, batch] bool. False for the example's own class, and for classes that do not take part
     or count in another block."""
     classes: jax.Array
     """[block] global class ids."""
     bias: jax.Array | None = None
-    """[block] numbers that are added to the logits of the classes."""
+    """[block] numbers that are added to the logits of the classes; None adds nothing."""
 
 
 class Slope(NamedTuple):
@@ -39,10 +40,10 @@ class Slope(NamedTuple):
     similarities: jax.Array
     """[block, batch] derivative by each similarity."""
     fold_args: Any = None
-    """[batch] derivative by the fold's argument, the part that comes from this block; None for a
-    fold without an argument."""
+    """[batch] derivative by the fold's argument, such as the scale; only the part that comes from
+    this block. None for a fold without an argument."""
     bias: jax.Array | None = None
-    """[block, batch] derivative by each logit, from folds that take a bias."""
+    """[block, batch] derivative by each logit; None from folds whose logits take no bias."""
 
 
 Maxima = tuple[jax.Array, jax.Array]
@@ -52,7 +53,9 @@ maximum."""
 
 @dataclass(frozen=True)
 class LogSumExp:
-    """The fold log sum_j exp(s z_j + b_j). Its argument is s [batch].
+    """The reduction log sum_j exp(s z_j + b_j) of the similarities z_j to all other classes.
+
+    Its argument is the scale s [batch]. b_j is the bias of class j, 0 without a bias.
 
     Attributes:
       bounded: whether |s z| is known to stay below `BOUNDED_SCALE`, so that no maximum has to be
@@ -62,18 +65,21 @@ class LogSumExp:
     bounded: bool = False
 
     takes_bias: ClassVar[bool] = True
+    """The fold adds `Block.bias` to its logits."""
 
     @property
     def additive(self) -> bool:
-        """Whether summaries are merged by addition and `slope` does not need them."""
+        """Whether `merge` adds, and `slope` does not need the summary; one scan is then enough."""
         return False
 
     def block(self, block: Block, fold_args: jax.Array) -> Maxima:
         """Returns the block's summary: the largest logit and the sum of exp(logit - largest).
 
+        If the fold is `bounded`, 0 stands in place of the largest logit.
+
         Args:
           block: the block of classes.
-          fold_args: s [batch].
+          fold_args: the scale s [batch].
         """
         logits = self._logits(block, fold_args)
         largest = jnp.zeros_like(fold_args) if self.bounded else jnp.max(logits, axis=0)
@@ -83,7 +89,10 @@ class LogSumExp:
         return largest, jnp.sum(jnp.where(block.counted, exponentials, 0.0), axis=0)
 
     def merge(self, first: Maxima, second: Maxima) -> Maxima:
-        """Returns the larger maximum, and both sums rescaled to it and added."""
+        """Returns the summary of two sets of classes from the summary of each.
+
+        It is the larger maximum, and the two sums of exponentials, rescaled to it and added.
+        """
         if self.bounded:
             # Both maxima are the constant zero, so that no exponential has to be rescaled.
             return first[0], first[1] + second[1]
@@ -92,7 +101,7 @@ class LogSumExp:
         return largest, sums[0] + sums[1]
 
     def value(self, summary: Maxima) -> jax.Array:
-        """Returns log sum_j exp(s z_j + b_j), [batch].
+        """Returns log sum_j exp(s z_j + b_j) [batch], from the summary over all classes.
 
         If no class was counted, it is a very low finite number instead of -inf.
         """
@@ -107,7 +116,7 @@ class LogSumExp:
 
         Args:
           block: the block of classes.
-          fold_args: s [batch].
+          fold_args: the scale s [batch].
           summary: the summary over all classes.
         """
         relative = self._logits(block, fold_args) - self.value(summary)[None, :]
@@ -136,11 +145,14 @@ class LogSumExp:
 
 @dataclass(frozen=True)
 class HingeSum:
-    """The fold sum_j max(0, z_j - c). Its argument is c [batch]."""
+    """The reduction sum_j max(0, z_j - c) of the similarities z_j to all other classes.
+
+    Its argument c [batch] is the similarity above which a class adds to the sum.
+    """
 
     @property
     def additive(self) -> bool:
-        """Whether summaries are merged by addition and `slope` does not need them."""
+        """Whether `merge` adds, and `slope` does not need the summary; one scan is then enough."""
         return True
 
     def block(self, block: Block, fold_args: jax.Array) -> jax.Array:
@@ -148,7 +160,7 @@ class HingeSum:
 
         Args:
           block: the block of classes.
-          fold_args: c [batch].
+          fold_args: c [batch], the similarity above which a class adds to the sum.
         """
         above = block.similarities - fold_args[None, :]
         return jnp.sum(jnp.where(block.counted, jnp.maximum(above, 0.0), 0.0), axis=0)
@@ -166,7 +178,7 @@ class HingeSum:
 
         Args:
           block: the block of classes.
-          fold_args: c [batch].
+          fold_args: c [batch], the similarity above which a class adds to the sum.
           summary: not used.
         """
         active = block.counted & (block.similarities > fold_args[None, :])
@@ -176,22 +188,28 @@ class HingeSum:
 
 @dataclass(frozen=True)
 class Maximum:
-    """The fold max_j z_j, with the lowest class among equal maxima. It takes no arguments."""
+    """The reduction max_j z_j of the similarities z_j to all other classes. It takes no argument.
+
+    Of several classes with the same maximum, the one with the lowest id gets the gradient.
+    """
 
     @property
     def additive(self) -> bool:
-        """Whether summaries are merged by addition and `slope` does not need them."""
+        """Whether `merge` adds, and `slope` does not need the summary; one scan is then enough."""
         return False
 
     def block(self, block: Block, fold_args: None) -> Maxima:
-        """Returns the block's summary: the maximum [batch] and its class [batch]."""
+        """Returns the block's summary: the maximum [batch] and the id of its class [batch]."""
         counted = jnp.where(block.counted, block.similarities, _lowest(block.similarities))
         # argmax returns the first of equal values, and the class ids of a block rise.
         place = jnp.argmax(counted, axis=0)
         return jnp.max(counted, axis=0), block.classes[place]
 
     def merge(self, first: Maxima, second: Maxima) -> Maxima:
-        """Returns the larger maximum and its class; the lower class if both are equal."""
+        """Returns the summary of both: the larger maximum and its class.
+
+        If both maxima are equal, the class with the lower id is taken.
+        """
         # Class ids are compared, because the scan starts at the last block: the order of merging
         # does not tell which class is lower.
         later = (second[0] > first[0]) | ((second[0] == first[0]) & (second[1] < first[1]))
@@ -202,7 +220,13 @@ class Maximum:
         return summary[0]
 
     def slope(self, block: Block, fold_args: None, summary: Maxima) -> Slope:
-        """Returns the derivative by z_j: 1 for the class of the maximum, and 0 for all others."""
+        """Returns the derivative by each z_j: 1 for the class of the maximum, else 0.
+
+        Args:
+          block: the block of classes.
+          fold_args: not used.
+          summary: the maximum over all classes, and its class.
+        """
         # Classes are compared and not values, because only one of several equal similarities
         # counts.
         is_largest = block.counted & (block.classes[:, None] == summary[1][None, :])

@@ -22,24 +22,32 @@ from hyperface.shapes import Agents, Features, Labels, Losses
 class MagFace(ScaledLogits):
     """MagFace as a term of `joint`, which computes several losses in one pass.
 
-    The fields are the hyper-parameters of `magface`.
+    The fields are the hyper-parameters of `magface`. Build it with `of`, which sets `bounded`.
     """
 
     scale: ArrayLike = 64.0
+    """s, the factor on the cosines. Like margins and norms it is a scalar or [batch]."""
     lower_margin: ArrayLike = 0.45
+    """Margin in radians at the lower norm and below."""
     upper_margin: ArrayLike = 0.8
+    """Margin in radians at the upper norm and above."""
     lower_norm: ArrayLike = 10.0
+    """Feature norm from which the margin grows."""
     upper_norm: ArrayLike = 110.0
+    """Feature norm up to which the margin grows."""
     easy_margin: bool = field(default=True, metadata={"static": True})
+    """Whether the margin is applied only where the cosine to the own agent is positive."""
     bounded: bool = field(default=False, metadata={"static": True})
-    """Whether |scale x cosine| is known to stay below 70, so that exp cannot overflow."""
+    """Whether |scale x cosine| is known to stay below 70. Then exp cannot overflow, and no maximum
+    is subtracted before it."""
 
     @property
     def normalize(self) -> Normalize:
-        """Returns "both": features and agents are scaled to unit length."""
+        """Returns "both": features and agents (class weights) are scaled to unit length."""
         return "both"
 
     needs_angle: ClassVar[bool] = True
+    """The engine computes `Target.angle` for this term."""
 
     @classmethod
     def of(
@@ -51,9 +59,18 @@ class MagFace(ScaledLogits):
         upper_norm: ArrayLike = 110.0,
         easy_margin: bool = True,
     ) -> "MagFace":
-        """Returns the term, and sets `bounded` if the scale is a number known at trace time.
+        """Returns the term, with `bounded` set if the scale is a known number of at most 70.
 
-        The arguments are those of `magface`.
+        A scale that JAX traces is not known.
+
+        Args:
+          scale: s, the factor on the cosines, a scalar or [batch].
+          lower_margin: margin in radians at the lower norm and below.
+          upper_margin: margin in radians at the upper norm and above.
+          lower_norm: feature norm from which the margin grows.
+          upper_norm: feature norm up to which the margin grows.
+          easy_margin: whether the margin is applied only where the cosine to the own agent is
+            positive.
         """
         numbers = (scale, lower_margin, upper_margin, lower_norm, upper_norm)
         return cls(*numbers, easy_margin, known_bound(scale))
@@ -72,8 +89,8 @@ class MagFace(ScaledLogits):
         """Returns the loss [batch], softplus(value - s cos(theta + m(a))).
 
         Args:
-          target: the angle, the feature norm and other facts about each example's own class.
-          value: [batch] the fold's value, log sum exp over the other classes.
+          target: each example's angle to its own agent, its feature norm, and so on.
+          value: [batch] log sum exp of the other classes' logits, the result of `fold`.
         """
         margins = self.margins(target.feature_norm)
         # No margin beyond 90 degrees, where theta + m could exceed pi and the cosine would rise.
@@ -113,7 +130,7 @@ def magface(
 
     Args:
       features: [batch, dim], floating point, un-normalised; half precision is computed in float32.
-      agents: [classes, dim], one row per class.
+      agents: [classes, dim] class weights, one row per class.
       labels: [batch] integer class ids.
       scale: s, the factor on the cosines. Like the margins and norms it is a scalar or [batch], one
         per example.
@@ -123,7 +140,10 @@ def magface(
       upper_norm: u_a, above `lower_norm`.
       easy_margin: whether the margin is applied only where cos theta_y is positive, as in the
         released code. False uses the printed equation everywhere.
-      engine: block_size, axis_name, split_batch, precision, memory_budget, present: as in `joint`.
+      engine: options of the computation, all optional, which `classwise.Engine` describes:
+        `block_size` (classes per block), `axis_name` and `split_batch` (agents or batch split over
+        devices), `precision` (of matmuls), `memory_budget` (bytes of stored similarities) and
+        `present` (which classes take part).
 
     Returns:
       [batch] loss in nats, float32 (float64 for float64 inputs). NaN under jit where a label is out

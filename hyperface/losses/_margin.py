@@ -24,19 +24,27 @@ code computes instead."""
 class MarginSoftmax(ScaledLogits):
     """`margin_softmax` as a term of `joint`, which computes several losses in one pass.
 
-    The fields are the hyper-parameters of `margin_softmax`.
+    The fields are the hyper-parameters of `margin_softmax`. Build it with `of`, which sets
+    `angular` and `bounded`.
     """
 
     scale: ArrayLike
+    """s, the factor on the cosines. Like the margins it is a scalar or [batch]."""
     angular_multiplier: ArrayLike = 1.0
+    """m1, the factor on the angle to the own agent."""
     angular_margin: ArrayLike = 0.0
+    """m2, added to the angle, in radians."""
     cosine_margin: ArrayLike = 0.0
+    """m3, subtracted from the cosine."""
     angular: bool = field(default=True, metadata={"static": True})
     """Whether the angle is needed. It is not if its multiplier is known to be 1 and its margin
     0."""
     gradient: MarginGradient = field(default="exact", metadata={"static": True})
+    """"exact" is the gradient of the equation. "released" leaves the angular margin out of the
+    derivative of the logit, as the released code does."""
     bounded: bool = field(default=False, metadata={"static": True})
-    """Whether |scale x cosine| is known to stay below 70, so that exp cannot overflow."""
+    """Whether |scale x cosine| is known to stay below 70. Then exp cannot overflow, and no maximum
+    is subtracted before it."""
 
     @classmethod
     def of(
@@ -47,9 +55,14 @@ class MarginSoftmax(ScaledLogits):
         cosine_margin: ArrayLike = 0.0,
         gradient: MarginGradient = "exact",
     ) -> "MarginSoftmax":
-        """Returns the term, and sets `angular` and `bounded` by the numbers known at trace time.
+        """Returns the term, with `angular` and `bounded` set from values known at trace time.
 
-        The arguments are those of `margin_softmax`.
+        Args:
+          scale: s, the factor on the cosines, a scalar or [batch].
+          angular_multiplier: m1, the factor on the angle to the own agent (class weight).
+          angular_margin: m2, added to the angle, in radians.
+          cosine_margin: m3, subtracted from the cosine.
+          gradient: "exact" is that of the equation; "released" is that of the released code.
         """
         # Decided while tracing, so that the compiled program of CosFace computes no angle.
         angular = not (_is_all(angular_multiplier, 1.0) and _is_all(angular_margin, 0.0))
@@ -58,20 +71,20 @@ class MarginSoftmax(ScaledLogits):
 
     @property
     def normalize(self) -> Normalize:
-        """Returns "both": features and agents are scaled to unit length."""
+        """Returns "both": features and agents (class weights) are scaled to unit length."""
         return "both"
 
     @property
     def needs_angle(self) -> bool:
-        """Whether the engine computes the target's angle."""
+        """Whether the engine has to compute `Target.angle`, the angle to the own agent."""
         return self.angular
 
     def loss(self, target: Target, value: jax.Array) -> jax.Array:
         """Returns the loss [batch], softplus(value - s (cos(m1 theta + m2) - m3)).
 
         Args:
-          target: the cosine, the angle and other facts about each example's own class.
-          value: [batch] the fold's value, log sum exp over the other classes.
+          target: each example's cosine and angle to its own agent, and so on.
+          value: [batch] log sum exp of the other classes' logits, the result of `fold`.
         """
         cosine = target.similarity
         numbers = (self.scale, self.angular_multiplier, self.angular_margin, self.cosine_margin)
@@ -131,7 +144,7 @@ def margin_softmax(
 
     Args:
       features: [batch, dim], floating point; half precision is computed in float32.
-      agents: [classes, dim], one row per class.
+      agents: [classes, dim] class weights, one row per class.
       labels: [batch] integer class ids.
       scale: s, the factor on the cosines. Like the three margins it is a scalar or [batch], one
         per example, and may be learned.
@@ -143,7 +156,10 @@ def margin_softmax(
         is, and not s m1 sin(m1 theta + m2) / sin(theta). The value is the same, also where
         theta + m2 exceeds pi. Margins then get no gradient from the angle. Earlier versions of that
         code differ: they differentiate the margin, and beyond pi use cos(theta) - m2 sin(m2).
-      engine: block_size, axis_name, split_batch, precision, memory_budget, present: as in `joint`.
+      engine: options of the computation, all optional, which `classwise.Engine` describes:
+        `block_size` (classes per block), `axis_name` and `split_batch` (agents or batch split over
+        devices), `precision` (of matmuls), `memory_budget` (bytes of stored similarities) and
+        `present` (which classes take part).
 
     Returns:
       [batch] loss in nats, float32 (float64 for float64 inputs). NaN under jit where a label is out

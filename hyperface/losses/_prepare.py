@@ -37,10 +37,32 @@ def prepare(
     agent_gradient: AgentGradient = "tangent",
     **unknown: Any,
 ) -> tuple[Layout, Inputs, tuple[jax.Array, ...]]:
-    """Checks the arguments of a class-wise loss and brings them into the engine's form.
+    """Checks the arguments of a class-wise loss, and packs them for the functions that compute it.
 
-    Returns the layout, the inputs, and the weights of `weighted_sum`. With `updates` the agents
-    are those of `weighted_sum_with_update`.
+    Args:
+      name: name of the public function, for messages.
+      terms: the class-wise losses, which must all have the same normalisation.
+      features: [batch, dim], un-normalised.
+      agents: [classes on this device, dim] class weights.
+      labels: [batch] class ids, counted over the classes of all devices.
+      bias: [classes on this device] numbers that are added to the logits, or None.
+      weights: one array [batch] per term for a weighted sum; () for a loss without weights.
+      updates: whether the caller updates the agents in the backward scan
+        (`weighted_sum_with_update`).
+      sum_over: mapped axis, or axes, over which the batch is split, but not the agents; only for
+        `updates`.
+      block_size, axis_name, split_batch, precision, memory_budget, present, agent_gradient: the
+        options that `classwise.Engine` describes.
+      **unknown: any other keyword, which raises TypeError.
+
+    Returns:
+      (layout, inputs, weights): the static options; the arrays, all of one floating-point dtype;
+      and the weights in the same dtype.
+
+    Raises:
+      TypeError: an array has the wrong kind of dtype, or a keyword is unknown.
+      ValueError: shapes disagree, a known label is out of range, an option has no allowed value,
+        the terms differ in normalisation, or a bias is given to a term whose fold takes none.
     """
     _checks.no_more_keywords(name, unknown, Engine.__annotations__)
     features, agents = _checks.matrices("agents", features, agents)
@@ -134,7 +156,19 @@ def _checked_weights(
 
 
 def checked_state(layout: Layout, state: Any, inputs: Inputs, update: RowUpdate) -> Any:
-    """Returns the state of the agents' optimiser, which must be one row per agent."""
+    """Checks the optimiser's state of the agents (class weights), and returns it as JAX arrays.
+
+    Args:
+      layout: the static options; its `num_rows` is the number of agents on this device.
+      state: a pytree of floating-point arrays with one row per agent.
+      inputs: the features and agents.
+      update: the function that updates rows. It is traced once, to check what it returns.
+
+    Raises:
+      TypeError: the update is not a pytree that can be called.
+      ValueError: the state has other shapes or dtypes, the update returns other shapes or dtypes
+        than it gets, or the batch varies over an axis that `sum_over` does not name.
+    """
     if not callable(update) or jax.tree_util.all_leaves([update]):
         raise TypeError(
             "expected as the update a pytree that can be called, such as jax.tree_util.Partial(f, "

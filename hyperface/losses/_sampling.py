@@ -15,10 +15,10 @@ from hyperface.shapes import Labels
 
 
 class Sample(NamedTuple):
-    """The classes of one step, as a list of places.
+    """The classes that take part in one step, as a list of places.
 
-    Each place is for one class. There are `size` places per device: one for each drawn class, and
-    one for the own class of each example.
+    A loss is then computed over places instead of classes. There are `size` places per device: one
+    for each drawn class, and one for the own class of each example.
     """
 
     rows: jax.Array
@@ -42,8 +42,8 @@ def sample_classes(
     """Draws the classes that take part in a step: Partial FC (An et al. 2021 and 2022).
 
     The classes of the batch always take part. In addition a share of all classes is drawn, the same
-    number at every step. Losses and gradients are those of a problem that has only these classes,
-    and so is the cost. The agents (class weights) of other classes get no gradient and are not
+    number at every step. Losses, gradients and cost are those of a data set that has only these
+    classes. The agents (class weights) of other classes get no gradient and are not
     read.
 
     The draw is stratified. The class ids are rotated by a random offset and divided into equal
@@ -55,7 +55,8 @@ def sample_classes(
       labels: [batch] integer class ids, global, the same on every device.
       num_classes: number of agents on this device.
       rate: share of the classes that are drawn at random, above 0 and up to 1.
-      axis_name: the mapped axis over which the agents are split by rows.
+      axis_name: the mapped axis over which the agents are split by rows; None if this device has
+        all agents.
 
     Returns:
       A `Sample`. Pass `agents[sample.rows]`, `sample.labels` and `present=sample.present` to any

@@ -24,7 +24,7 @@ def per_example(
     least: float = -math.inf,
     most: float = math.inf,
 ) -> ArrayLike:
-    """Checks a hyper-parameter that is one number, or one number per example.
+    """Returns a checked hyper-parameter that is one number, or one number per example.
 
     Args:
       name: name of the hyper-parameter, for messages.
@@ -57,7 +57,10 @@ def per_example(
 
 
 def known_bound(scale: ArrayLike) -> bool:
-    """Returns whether it is known at trace time that |scale x cosine| stays below 70."""
+    """Returns whether the scale is a number, known at trace time, with which exp cannot overflow.
+
+    |scale x cosine| then stays below 70. A value that JAX traces is not known.
+    """
     # A JAX array does not count as known: it may be a tracer, or a learned scale that grows.
     return not isinstance(scale, jax.Array) and bool(np.all(np.abs(scale) <= BOUNDED_SCALE))
 
@@ -65,21 +68,23 @@ def known_bound(scale: ArrayLike) -> bool:
 class ScaledLogits:
     """Base class of softmax terms whose margin changes only the logit of the own class.
 
-    The logits of all other classes are scale x similarity.
+    The logits of all other classes are scale x similarity. It defines `fold` and `fold_args`;
+    a subclass adds `normalize` and `loss`.
     """
 
     scale: ArrayLike
     """The factor on the similarities, a scalar or [batch]."""
     bounded: bool
-    """Whether |scale x similarity| is known to stay below 70, so that exp cannot overflow."""
+    """Whether |scale x similarity| is known to stay below 70. Then exp cannot overflow, and no
+    maximum is subtracted before it."""
 
     @property
     def fold(self) -> LogSumExp:
-        """Returns the fold that reduces the similarities: log sum exp over the other classes."""
+        """Returns the reduction of similarities over the other classes: log sum exp of logits."""
         return LogSumExp(self.bounded)
 
     def fold_args(self, target: Target) -> jax.Array:
-        """Returns the argument of the fold: the scale of each example, [batch]."""
+        """Returns the argument of the fold (the reduction): the scale of each example, [batch]."""
         # Always one scale per example, so that the fold has one case for scalars and arrays.
         similarity = target.similarity
         return jnp.broadcast_to(jnp.asarray(self.scale, similarity.dtype), similarity.shape)
@@ -90,23 +95,31 @@ class ScaledLogits:
 class Softmax(ScaledLogits):
     """The softmax loss as a term of `joint`, which computes several losses in one pass.
 
-    The fields are the hyper-parameters of `softmax`.
+    The fields are the hyper-parameters of `softmax`. Build it with `of`, which sets `bounded`.
     """
 
     scale: ArrayLike = 1.0
+    """s, the factor on the similarities, a scalar or [batch]."""
     normalize: Normalize = field(default="both", metadata={"static": True})
+    """Which sides of a similarity are scaled to unit length: "both", "features", "agents" or
+    "none"."""
     bounded: bool = field(default=False, metadata={"static": True})
-    """Whether |scale x similarity| is known to stay below 70, so that exp cannot overflow."""
+    """Whether |scale x similarity| is known to stay below 70. Then exp cannot overflow, and no
+    maximum is subtracted before it."""
 
     released_gradient: ClassVar[AgentGradient] = "inner-product"
+    """The `AgentGradient` of the released code, which `softmax(gradient="caffe")` selects."""
 
     @classmethod
     def of(cls, scale: ArrayLike, normalize: Normalize, *, biased: bool = False) -> "Softmax":
-        """Returns the term, and sets `bounded` if the logits have a bound known at trace time.
+        """Returns the term, with `bounded` set if the logits have a bound known at trace time.
+
+        They have it if both sides are normalised, there is no bias, and the scale is a known number
+        of at most 70.
 
         Args:
           scale: the factor on the similarities, a scalar or [batch].
-          normalize: as in `softmax`.
+          normalize: which sides have unit length: "both", "features", "agents" or "none".
           biased: whether a bias is added to the logits.
         """
         # A bias has no known bound, and neither has an inner product without normalisation.
@@ -117,8 +130,8 @@ class Softmax(ScaledLogits):
         """Returns the loss [batch], softplus(value - target logit).
 
         Args:
-          target: the similarity and other facts about each example's own class.
-          value: [batch] the fold's value, log sum exp over the other classes.
+          target: each example's similarity to its own agent, its feature norm, and so on.
+          value: [batch] log sum exp of the other classes' logits, the result of `fold`.
         """
         # logsumexp over all classes minus the target logit would lose all digits of the loss of a
         # confident example.
@@ -158,7 +171,7 @@ def softmax(
 
     Args:
       features: [batch, dim], floating point; half precision is computed in float32.
-      agents: [classes, dim], one row per class.
+      agents: [classes, dim] class weights, one row per class.
       labels: [batch] integer class ids in [0, classes).
       normalize: which side is scaled to unit length: "both" (NormFace), "features" (L2-constrained
         softmax), "agents" (as SphereFace with m = 1), "none" (plain softmax).
@@ -172,7 +185,10 @@ def softmax(
         normalised agents get the gradient of the inner product without the tangent projection, and
         the caller has to overwrite their rows by the normalised rows after each step (the released
         code calls this "force normalization").
-      engine: block_size, axis_name, split_batch, precision, memory_budget, present: as in `joint`.
+      engine: options of the computation, all optional, which `classwise.Engine` describes:
+        `block_size` (classes per block), `axis_name` and `split_batch` (agents or batch split over
+        devices), `precision` (of matmuls), `memory_budget` (bytes of stored similarities) and
+        `present` (which classes take part).
 
     Returns:
       [batch] loss in nats, float32 (float64 for float64 inputs), non-negative. Under jit, where

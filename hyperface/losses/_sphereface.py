@@ -28,24 +28,29 @@ from hyperface.shapes import Agents, Features, Labels, Losses
 class SphereFace:
     """`a_softmax` or `l_softmax` as a term of `joint`, which computes several losses in one pass.
 
-    The fields are the hyper-parameters of these functions. `normalize` is "agents" for `a_softmax`,
-    and "none" for `l_softmax`.
+    The fields are the hyper-parameters of these functions.
     """
 
     blend: ArrayLike = 0.0
+    """lambda, at least 0: the target logit is (lambda x logit without margin + logit with margin) /
+    (1 + lambda)."""
     margin: int = field(default=4, metadata={"static": True})
+    """m of cos(m theta), 1 to 4."""
     normalize: Normalize = field(default="agents", metadata={"static": True})
+    """Which sides have unit length: "agents" for `a_softmax`, and "none" for `l_softmax`."""
     gradient: Gradient = field(default="exact", metadata={"static": True})
+    """"exact" is the gradient of the equation, and "caffe" that of the released code."""
 
     released_gradient: ClassVar[AgentGradient] = "inner-product"
+    """The `AgentGradient` of the released code, which `a_softmax(gradient="caffe")` selects."""
 
     @property
     def fold(self) -> LogSumExp:
-        """Returns the fold that reduces the similarities: log sum exp over the other classes."""
+        """Returns the reduction of similarities over the other classes: log sum exp of logits."""
         return LogSumExp()
 
     def fold_args(self, target: Target) -> jax.Array:
-        """Returns the argument of the fold: the scale [batch], 1 since features keep their norm."""
+        """Returns the fold's argument: a scale of 1 [batch], because features keep their norm."""
         return jnp.ones_like(target.similarity)
 
     def loss(self, target: Target, value: jax.Array) -> jax.Array:
@@ -55,8 +60,8 @@ class SphereFace:
         `blend` is the weight of the latter.
 
         Args:
-          target: the similarity and other facts about each example's own class.
-          value: [batch] the fold's value, log sum exp over the other classes.
+          target: each example's similarity to its own agent, its feature norm, and so on.
+          value: [batch] log sum exp of the other classes' logits, the result of `fold`.
         """
         length = target.feature_norm
         # psi takes a cosine. Without normalised agents the similarity contains both lengths.
@@ -134,7 +139,7 @@ def annealed_blend(
     power: float = 1.0,
     floor: float = 5.0,
 ) -> jax.Array:
-    """Returns SphereFace's annealed `blend` at a step.
+    """Returns SphereFace's `blend` (lambda) at a step: how much the logit without margin counts.
 
         lambda = max(floor, start (1 + gamma i)^-power),   i = step + 1
 
@@ -180,16 +185,20 @@ def a_softmax(
 
     Args:
       features: [batch, dim], floating point, un-normalised; half precision is computed in float32.
-      agents: [classes, dim], one row per class.
+      agents: [classes, dim] class weights, one row per class.
       labels: [batch] integer class ids.
       margin: m, 1 to 4; 1 is softmax with normalised agents.
-      blend: lambda, at least 0; see `annealed_blend`.
+      blend: lambda, at least 0. 0 is the margin alone; SphereFace lowers it from 1000 to 5 during
+        training (`annealed_blend`).
       gradient: "exact" is the gradient of the equation. "caffe" is that of the released code, which
         differs in two ways. The target logit's gradient to the feature is a W~ + b f; for margins
         above 1 the released code divides a and b by sqrt(a^2 + b^2). Agents get the gradient of the
         plain inner product, without the tangent projection; the caller has to overwrite their rows
         by the normalised rows after each step.
-      engine: block_size, axis_name, split_batch, precision, memory_budget, present: as in `joint`.
+      engine: options of the computation, all optional, which `classwise.Engine` describes:
+        `block_size` (classes per block), `axis_name` and `split_batch` (agents or batch split over
+        devices), `precision` (of matmuls), `memory_budget` (bytes of stored similarities) and
+        `present` (which classes take part).
 
     Returns:
       [batch] loss in nats, float32 (float64 for float64 inputs). NaN under jit where a label is out
@@ -227,15 +236,20 @@ def l_softmax(
 
         L = -log( e^{|W_y||f| psi(theta_y)} / (e^{|W_y||f| psi(theta_y)} + sum_{j != y} e^{W_j f}) )
 
-    Neither agents nor features are normalised. psi(theta_y) is replaced as in `a_softmax`.
+    Neither agents nor features are normalised. psi(theta_y) is replaced by a weighted mean with
+    the cosine, (lambda cos theta_y + psi(theta_y)) / (1 + lambda).
 
     Args:
       features: [batch, dim], floating point, un-normalised; half precision is computed in float32.
-      agents: [classes, dim], one row per class.
+      agents: [classes, dim] class weights, one row per class.
       labels: [batch] integer class ids.
       margin: m, 1 to 4; 1 is plain softmax.
-      blend: lambda, at least 0; see `annealed_blend`.
-      engine: block_size, axis_name, split_batch, precision, memory_budget, present: as in `joint`.
+      blend: lambda, at least 0. 0 is the margin alone; SphereFace lowers it from 1000 to 5 during
+        training (`annealed_blend`).
+      engine: options of the computation, all optional, which `classwise.Engine` describes:
+        `block_size` (classes per block), `axis_name` and `split_batch` (agents or batch split over
+        devices), `precision` (of matmuls), `memory_budget` (bytes of stored similarities) and
+        `present` (which classes take part).
 
     Returns:
       [batch] loss in nats, float32 (float64 for float64 inputs). NaN under jit where a label is out

@@ -20,19 +20,26 @@ from hyperface.rules import vary_over, varying_axes
 
 
 class Target(NamedTuple):
-    """The facts about each example's own class that a term may use, besides the fold's value."""
+    """The facts about each example's own class from which a term computes its loss.
+
+    They are needed separately, because the fold (the reduction over classes) leaves out the own
+    class. The agent of a class is its class weight, a row of the classification matrix. For a label
+    out of range all fields but `feature_norm` are NaN.
+    """
 
     similarity: jax.Array
-    """[batch] similarity of the feature to the agent of its class."""
+    """[batch] inner product of the feature and the agent of its class. Each side has unit length if
+    the terms normalise it; with both it is the cosine."""
     agent_similarity: jax.Array
-    """[batch] the same number, but its gradient reaches only the agent and not the feature. It
-    serves released gradients that differ between both sides."""
+    """[batch] the same number, but its gradient reaches only the agent and not the feature. Terms
+    need it to imitate released code whose gradients to agent and feature do not belong together."""
     agent_norm: jax.Array
     """[batch] length of the agent of the example's class, un-normalised."""
     bias: jax.Array
     """[batch] number that is added to the logit of the example's class; 0 without a bias."""
     own_angle: jax.Array | None
-    """[batch] the value that `angle` returns; None unless a term has `needs_angle`."""
+    """[batch] angle between feature and agent in radians; None unless a term has `needs_angle`.
+    Read it through `angle`, which raises an error for None."""
     feature_norm: jax.Array
     """[batch] length of the un-normalised feature."""
 
@@ -43,7 +50,7 @@ class Target(NamedTuple):
         It is precise near 0 and pi, where the arccos of `similarity` is not.
 
         Raises:
-          ValueError: no term has `needs_angle`.
+          ValueError: it was not computed, because no term has `needs_angle = True`.
         """
         if self.own_angle is None:
             raise ValueError(
@@ -63,13 +70,15 @@ class _OwnClass(NamedTuple):
 
 
 def target_of(layout: Layout, inputs: Inputs, labels_here: jax.Array, norms: jax.Array) -> Target:
-    """Returns the targets of this device's part of the batch; NaN for a label out of range.
+    """Returns the `Target` (facts about the own class) of each of this device's examples.
+
+    A label out of range gives NaN in all fields but `feature_norm`.
 
     Args:
-      layout: how the problem is computed.
-      inputs: the arrays of the whole batch.
-      labels_here: [batch] class ids of this device's part of the batch.
-      norms: [batch] lengths of the un-normalised features of that part.
+      layout: the static options, such as block size and precision.
+      inputs: terms, features, agents and labels, for the batch of all devices.
+      labels_here: [batch] class ids of this device's examples.
+      norms: [batch] lengths of the un-normalised features of these examples.
     """
     at = locate(inputs.classes.labels, layout.num_rows, layout.shards.axis_name)
     own_bias = None if inputs.bias is None else inputs.bias[at.row]
@@ -86,17 +95,22 @@ def target_of(layout: Layout, inputs: Inputs, labels_here: jax.Array, norms: jax
 def add_target(
     layout: Layout, inputs: Inputs, to_terms: Any, to_target: Target, gradients: Gradients
 ) -> Inputs:
-    """Returns the gradients to all inputs, with the target's part added.
+    """Returns the gradients to all inputs: the sum of two parts.
 
-    The gradients to x and to the features are summed over the devices. The gradient of each agent
-    is on the device that has its row.
+    The backward scan computed the part of all other classes. The part of each example's own class
+    is computed here and added. The gradients to x and to the features are then summed over the
+    devices. The gradient of each agent (class weight) is on the device that has its row.
 
     Args:
-      layout: how the problem is computed.
-      inputs: the arrays of the whole batch.
-      to_terms: gradients to the terms.
-      to_target: gradients to the targets of this device's part of the batch.
-      gradients: the gradients that come from the other classes.
+      layout: the static options, such as block size and precision.
+      inputs: terms, features, agents and labels, for the batch of all devices.
+      to_terms: gradients to the hyper-parameters of the terms, returned as they are.
+      to_target: gradients to the `Target` of this device's examples, that is to their similarities
+        to the own class and so on.
+      gradients: the gradients that come from the other classes, from the backward scan.
+
+    Returns:
+      The gradients in the form of `inputs`; for features and norms those of this device's examples.
     """
     at = locate(inputs.classes.labels, layout.num_rows, layout.shards.axis_name)
     part = target_gradients(layout, inputs, inputs.agents[at.row], to_target)
@@ -112,31 +126,40 @@ def add_target(
 
 
 class TargetGradients(NamedTuple):
-    """Gradients that come from the targets whose agents are on this device."""
+    """Gradients that come from the examples' own classes, for classes on this device.
+
+    The batch is that of all devices, except for `norms`. Examples whose class is on another device
+    have zeros.
+    """
 
     x: jax.Array
-    """[batch, dim] gradient to the features, normalised or not."""
+    """[batch, dim] gradient to the features as the terms use them: with unit length or without."""
     features: jax.Array | None
-    """[batch, dim] gradient to the un-normalised features, from the angle; None without it."""
+    """[batch, dim] gradient to the un-normalised features, from the angle; None without an
+    angle."""
     norms: jax.Array
-    """[batch] gradient to the lengths of the features."""
+    """[batch] gradient to the lengths of the features of this device's examples."""
     rows: jax.Array
-    """[batch, dim] each example's part of the gradient to the agent of its class."""
+    """[batch, dim] each example's part of the gradient to the agent (class weight) of its class."""
     bias: jax.Array | None
-    """[batch] each example's part of the gradient to the bias of its class, or None."""
+    """[batch] each example's part of the gradient to the bias of its class; None without a bias."""
 
 
 def target_gradients(
     layout: Layout, inputs: Inputs, rows: jax.Array, to_target: Target
 ) -> TargetGradients:
-    """Returns the part of the gradients that comes from the targets, not yet summed over devices.
+    """Returns the gradients that come from the examples' own classes, for classes on this device.
+
+    They are not yet summed over the devices. They are found by automatic differentiation of the
+    formulas for `Target`.
 
     Args:
-      layout: how the problem is computed.
-      inputs: the arrays of the whole batch.
+      layout: the static options, such as block size and precision.
+      inputs: terms, features, agents and labels, for the batch of all devices.
       rows: [batch, dim] the agents of the examples' own classes; an arbitrary row if another device
         has the agent.
-      to_target: the gradient to this device's part of the targets.
+      to_target: the gradients to the `Target` of this device's examples, that is to their
+        similarities to the own class and so on.
     """
     at = locate(inputs.classes.labels, layout.num_rows, layout.shards.axis_name)
     fields = to_target._asdict()
@@ -164,7 +187,7 @@ def _own_class(
     """Returns the facts that depend on the agent and bias of each example's class.
 
     Args:
-      layout: how the problem is computed.
+      layout: the static options, such as block size and precision.
       x: [batch, dim] features, normalised if the terms say so.
       features: [batch, dim] un-normalised features, for the angle; None without it.
       rows: [batch, dim] the agent of each example's class, un-normalised.
@@ -197,6 +220,7 @@ def _own_class(
 def slope_only(x: jax.Array) -> jax.Array:
     """Returns zeros in the shape of x, but passes x's gradient through.
 
-    It serves released gradients that are not the derivative of any loss.
+    Added to a value, it adds a gradient and leaves the value as it is. Terms use it to imitate
+    released code whose gradient is not the derivative of any loss.
     """
     return x - jax.lax.stop_gradient(x)

@@ -16,22 +16,33 @@ FoldArgs = Any
 
 
 class Fold(Protocol):
-    """A reduction over the classes that are not the target. It is static and hashable.
+    """A reduction of each example's similarities to all classes but its own to one value.
 
-    A fold whose logits take the engine's `bias` also has `takes_bias = True`.
+    It works block by block. `block` summarises one block of classes, `merge` joins two summaries,
+    and `value` computes the result from a summary over all classes. A fold must be hashable, since
+    it is static under jit. A fold that adds `block.bias` to its logits has `takes_bias = True`.
     """
 
     @property
     def additive(self) -> bool:
-        """Whether summaries are merged by addition and `slope` does not need them.
+        """Whether `merge` only adds, and `slope` does not need the summary.
 
-        If so, `weighted_sum` computes value and gradients in one scan, for terms that are linear in
-        the folded value. It leaves out the matmuls of blocks whose slope is zero everywhere.
+        If so, `weighted_sum` computes value and gradients in one scan over the classes, and skips
+        the matmuls of blocks whose slope is zero everywhere. The term must then be linear in the
+        value of the fold.
         """
         ...
 
     def block(self, block: Block, fold_args: FoldArgs, /) -> Any:
-        """Returns the summary of one block."""
+        """Returns the summary of one block of classes.
+
+        Args:
+          block: the similarities [block, batch], with flags for the classes that count.
+          fold_args: what `Term.fold_args` returned, one value per example, such as the scale.
+
+        Returns:
+          A pytree of [batch] arrays, of the fold's own structure.
+        """
         ...
 
     def merge(self, first: Any, second: Any, /) -> Any:
@@ -39,46 +50,66 @@ class Fold(Protocol):
         ...
 
     def value(self, summary: Any, /) -> jax.Array:
-        """Returns the folded value [batch]."""
+        """Returns the result of the reduction [batch], from the summary over all classes."""
         ...
 
     def slope(self, block: Block, fold_args: FoldArgs, summary: Any, /) -> Slope:
-        """Returns the derivatives of the folded value by one block's similarities and arguments."""
+        """Returns the derivatives of the value by one block's similarities and by the arguments.
+
+        Args:
+          block: the similarities [block, batch], with flags for the classes that count. Classes
+            that do not count must get the derivative 0.
+          fold_args: what `Term.fold_args` returned, one value per example, such as the scale.
+          summary: the summary over all classes; None from `weighted_sum` if the fold is additive.
+        """
         ...
 
 
 class Term(Protocol):
-    """A class-wise loss: a pytree whose leaves are its differentiable hyper-parameters.
+    """The interface of a class-wise loss: a loss on the similarities to all classes.
 
-    `joint` and `weighted_sum` accept any object with these attributes. In an experiment, give the
-    object to `hyperface.config.loss.CustomTerm`.
+    The object is a pytree whose leaves are its differentiable hyper-parameters. `joint` and
+    `weighted_sum` accept any object with these attributes. In an experiment, give the object to
+    `hyperface.config.loss.CustomTerm`.
 
-    Two more attributes are optional. `released_gradient`, an `AgentGradient`, is the gradient of
-    the agents in the released code, which `gradient="caffe"` selects. `needs_angle = True` makes
-    the engine compute `Target.angle`.
+    Two more attributes are optional. `needs_angle = True` makes the engine compute `Target.angle`.
+    `released_gradient` is "inner-product" or "distance": the gradient of the agents (class weights)
+    in the released code, which the losses' option `gradient="caffe"` selects.
     """
 
     @property
     def normalize(self) -> Normalize:
-        """Which sides of the similarities are scaled to unit length."""
+        """Which sides of a similarity have unit length: "both", "features", "agents" or "none"."""
         ...
 
     @property
     def fold(self) -> Fold:
-        """The reduction over the other classes."""
+        """The reduction of the similarities over all classes but the example's own."""
         ...
 
     def fold_args(self, target: Target, /) -> FoldArgs:
-        """Returns the arguments of the fold, one value per example."""
+        """Returns the fold's arguments: a pytree of [batch] arrays, such as the scale, or None.
+
+        Args:
+          target: each example's similarity to its own agent, its feature norm, and so on.
+        """
         ...
 
     def loss(self, target: Target, value: jax.Array, /) -> jax.Array:
-        """Returns the loss [batch] from the target and the folded value."""
+        """Returns the loss [batch], in plain JAX, which is differentiated automatically.
+
+        Args:
+          target: each example's similarity to its own agent, its feature norm, and so on.
+          value: [batch] the result of the fold over all other classes.
+        """
         ...
 
 
 class Engine(TypedDict, total=False):
-    """The keyword arguments that every class-wise loss accepts.
+    """The keyword arguments that every class-wise loss accepts; all are optional.
+
+    Agents are the class weights, one row per class. They are processed in blocks of classes, in a
+    forward scan and a backward scan.
 
     None of them is needed on one device, or under `jax.jit` with sharded arrays (on automatic or
     explicit mesh axes). Inside of `jax.shard_map` or `jax.pmap`, `axis_name` states that the agents
@@ -86,7 +117,8 @@ class Engine(TypedDict, total=False):
     """
 
     block_size: int | None
-    """Classes per block; None lets the engine choose. At least `classes` is one block."""
+    """Classes per block; None lets the library choose. If it is the number of classes or more,
+    there is one block."""
     axis_name: AxisName | None
     """Mapped axis, or axes, over which the agents are split by rows, in order of device. Features
     and labels are the same on every device of the axis, and so are the losses. Each device gets the
@@ -98,21 +130,24 @@ class Engine(TypedDict, total=False):
     factor.
     """
     split_batch: bool
-    """Features and labels, and so the losses, are this device's part of the batch, over the same
-    axis. The features are gathered, and the gradients of features and agents are those of the sum
-    of all devices' losses."""
+    """Whether features and labels, and so the losses, are this device's part of a batch that is
+    split over `axis_name` too. The features are then gathered, and the gradients of features and
+    agents are those of the sum of all devices' losses. False by default."""
     precision: Precision
-    """Precision of the operands of matmuls; sums, agents and gradients are float32. "mixed" rounds
-    in the forward scan only. "tf32" is for accelerators: the product is TF32 on a GPU (10 binary
-    digits of each operand) and three bfloat16 products on a TPU. A CPU computes float32 for it."""
+    """Precision of the operands of matmuls, "float32" by default; sums, agents and gradients are
+    float32. "bf16" rounds operands to bfloat16, and "mixed" does so in the forward scan only.
+    "tf32" is for accelerators: the product is TF32 on a GPU (10 binary digits of each operand) and
+    three bfloat16 products on a TPU. A CPU computes float32 for it."""
     memory_budget: int
-    """Bytes that may store similarities between the forward and the backward scan. If all [batch,
-    classes] similarities fit, the backward scan does not compute them again. With precision "mixed"
-    it always computes them again."""
+    """Bytes that may store similarities between the forward and the backward scan, 0 by default. If
+    all [batch, classes] similarities fit, the backward scan does not compute them again. With
+    precision "mixed" it always computes them again. Similarities that are one block of the engine's
+    choice are saved whatever the budget is."""
     present: ArrayLike | None
-    """[classes] bool, split like the agents: the classes that take part. The targets always take
-    part. Other classes get no gradient."""
+    """[classes] bool, split like the agents: the classes that take part in all losses; None for
+    all. An example's own class always takes part in its loss. Other classes get no gradient."""
     agent_gradient: AgentGradient
-    """The agents' gradient: "tangent", the default, differentiates their normalisation too (Eq. 4).
-    The other values give the gradient of the inner product or of the squared distance, as if rows
-    had unit length already. Released codes do so, and overwrite the rows by normalised rows."""
+    """The gradient of normalised agents: "tangent", the default, differentiates their normalisation
+    too (NormFace, Eq. 4). "inner-product" and "distance" give the gradient of the inner product or
+    of the squared distance, as if rows had unit length already. Released codes do so, and overwrite
+    the rows by normalised rows after each step."""

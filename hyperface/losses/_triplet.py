@@ -34,26 +34,34 @@ class CTriplet:
     """
 
     margin: ArrayLike = 0.8
+    """m, the margin on the difference of squared distances, 0 to 4."""
     negatives: Negatives = field(default="all", metadata={"static": True})
+    """"all" sums over every wrong class, and "hardest" takes only the closest one."""
     always_pull: bool = field(default=False, metadata={"static": True})
+    """Whether the squared distance to the own agent is added, also if no class violates."""
     gradient: Gradient = field(default="exact", metadata={"static": True})
+    """"exact" is the gradient of the equation, and "caffe" that of the released code."""
 
     @property
     def normalize(self) -> Normalize:
-        """Returns "both": features and agents are scaled to unit length."""
+        """Returns "both": features and agents (class weights) are scaled to unit length."""
         return "both"
 
     released_gradient: ClassVar[AgentGradient] = "distance"
+    """The `AgentGradient` of the released code, which `c_triplet(gradient="caffe")` selects."""
 
     @property
     def fold(self) -> HingeSum | Maximum:
-        """Returns the fold: the sum of the violations, or the maximum for the closest class."""
+        """Returns the reduction over wrong classes: a sum of hinges; for "hardest" a maximum."""
         return HingeSum() if self.negatives == "all" else Maximum()
 
     def fold_args(self, target: Target) -> jax.Array | None:
-        """Returns the argument of the fold: the cosine [batch] above which a class violates.
+        """Returns the fold's argument: the cosine [batch] above which a class adds to the loss.
 
         It is None for "hardest", whose fold has no argument.
+
+        Args:
+          target: each example's similarity to its own agent, its feature norm, and so on.
         """
         # d = 2 - 2 cos, so that m + d_p - d_n is 2 (cos_n - (cos_p - m / 2)).
         return self._own(target) - 0.5 * self.margin if self.negatives == "all" else None
@@ -62,8 +70,9 @@ class CTriplet:
         """Returns the loss [batch]; with `always_pull` it includes the distance to the own agent.
 
         Args:
-          target: the similarity and other facts about each example's own class.
-          value: [batch] the fold's value.
+          target: each example's similarity to its own agent, its feature norm, and so on.
+          value: [batch] the result of `fold`: the sum of (cosine - argument) over the classes above
+            it, or the largest cosine of a wrong class for "hardest".
         """
         if self.negatives == "hardest":
             value = jnp.maximum(0.0, value - (self._own(target) - 0.5 * self.margin))
@@ -101,7 +110,7 @@ def c_triplet(
 
     Args:
       features: [batch, dim], floating point; half precision is computed in float32.
-      agents: [classes, dim], one row per class.
+      agents: [classes, dim] class weights, one row per class.
       labels: [batch] integer class ids.
       margin: m, on the difference of squared distances, 0 to 4. The paper recommends 0.8.
       negatives: "all" sums over every wrong class; "hardest" takes only the closest one, as in the
@@ -114,7 +123,10 @@ def c_triplet(
         otherwise only where a class violates. Agents get the gradient of the squared distance
         without the tangent projection, and the caller has to overwrite their rows by the normalised
         rows after each step. The value does not contain the pull to the own agent.
-      engine: block_size, axis_name, split_batch, precision, memory_budget, present: as in `joint`.
+      engine: options of the computation, all optional, which `classwise.Engine` describes:
+        `block_size` (classes per block), `axis_name` and `split_batch` (agents or batch split over
+        devices), `precision` (of matmuls), `memory_budget` (bytes of stored similarities) and
+        `present` (which classes take part).
 
     Returns:
       [batch] loss in squared distance on the unit sphere, float32 (float64 for float64 inputs). NaN

@@ -35,10 +35,12 @@ from hyperface.rules import vary_over, varying_axes
 
 
 class RowUpdate(Protocol):
-    """An optimiser's step on some rows of the agents: a pytree whose leaves are its constants.
+    """A function that applies an optimiser to some rows of the agents (class weights).
 
-    A new row and its new state depend on this row alone, because the engine calls the update once
-    per block of rows, and once for the rows of the batch's own classes.
+    It is a pytree whose leaves are its constants, such as `jax.tree_util.Partial(sgd, rate)`.
+
+    A new row and its new state must depend on this row alone, because the engine calls the update
+    once per block of rows, and once for the rows of the batch's own classes.
     """
 
     def __call__(self, rows: jax.Array, state: Any, gradient: jax.Array, /) -> tuple[Any, Any]:
@@ -53,14 +55,15 @@ class RowUpdate(Protocol):
 
 
 class Rows(NamedTuple):
-    """Some rows of the agents, with their gradient and their optimiser state."""
+    """Some rows of the agents (class weights), with their gradient and their optimiser state."""
 
     agents: jax.Array
-    """[rows, dim]."""
+    """[rows, dim] the rows themselves, before the update."""
     state: Any
     """The optimiser's state of these rows: arrays with one row per agent."""
     gradient: jax.Array
-    """[rows, dim] from the classes that are not the target, summed over all devices."""
+    """[rows, dim] gradient to the rows, summed over all devices. It lacks the part of the examples
+    whose own class the row is, which is added after the scan."""
 
 
 class Sweep(NamedTuple):
@@ -73,11 +76,13 @@ class Sweep(NamedTuple):
     state: Any
     """The optimiser's state of all agents, partly updated."""
     own: Rows
-    """The rows of the examples' own classes as they were before the scan, one per example."""
+    """The rows of the examples' own classes as they were before the scan, one per example. They are
+    updated once more after the scan, with the whole gradient."""
     bias: jax.Array | None
-    """[classes on this device] gradient to the bias so far, or None."""
+    """[classes on this device] gradient to the bias so far; None without a bias."""
     extra: Any
-    """Sum over the blocks of the derivatives by the folds' arguments."""
+    """Sum over the blocks so far of the derivatives by the arguments of the folds (the reductions
+    over classes)."""
 
 
 class OwnRows(NamedTuple):
@@ -86,11 +91,12 @@ class OwnRows(NamedTuple):
     labels: jax.Array
     """[batch] class ids of all examples."""
     at: Location
-    """The positions of their agents."""
+    """Device and row of the agent (class weight) of each example's class."""
     order: jax.Array
-    """[batch] the examples, sorted by their row."""
+    """[batch] positions of the examples in the batch, sorted by the row of their class."""
     sorted_rows: jax.Array
-    """[batch] their rows in this order; the number of rows if the row is on another device."""
+    """[batch] the rows in this order. A row on another device has the number of this device's rows
+    as its index, which is behind the end."""
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(0,))
@@ -103,9 +109,10 @@ def updating_sum(
     updated state in place of the gradient to `state`.
 
     Args:
-      layout: how the problem is computed.
-      inputs: the arrays; features and labels are this device's part of the batch.
-      weights: one weight [batch] per term.
+      layout: the static options, such as block size and precision.
+      inputs: terms, features, agents and labels; features and labels are this device's part of
+        the batch.
+      weights: one array [batch] per term, the weight of each example's loss.
       state: the optimiser's state of the agents: arrays with one row per agent.
       update: the optimiser's step on some rows.
     """
@@ -171,7 +178,7 @@ def _sweep(
     """Runs the backward scan, which updates every row that it reads, and returns its last carry.
 
     Args:
-      layout: how the problem is computed.
+      layout: the static options, such as block size and precision.
       residuals: the arrays that the forward pass stored.
       state: the optimiser's state of the agents.
       update: the optimiser's step on some rows.
@@ -226,7 +233,7 @@ def _collect(
     """Copies the rows of the examples' own classes that count in one block.
 
     Args:
-      layout: how the problem is computed.
+      layout: the static options, such as block size and precision.
       collected: one row per example, those of earlier blocks filled in.
       block: the rows of the block.
       start: first row of the block.
@@ -265,7 +272,7 @@ def _update_block(
     """Returns (agents, state): all agents and their optimiser state, with one block updated.
 
     Args:
-      layout: how the problem is computed.
+      layout: the static options, such as block size and precision.
       carry: the agents and their state before the block.
       rows: the rows of the block, with their state and gradient.
       update: the optimiser's step on some rows.
@@ -317,7 +324,7 @@ def _update_own_rows(
     """Returns (agents, state) after the rows of the examples' own classes were updated again.
 
     Args:
-      layout: how the problem is computed.
+      layout: the static options, such as block size and precision.
       swept: the result of the scan.
       update: the optimiser's step on some rows.
       to_rows: [batch, dim] each example's part of the gradient to the agent of its class.

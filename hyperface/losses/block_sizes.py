@@ -14,7 +14,14 @@ number comes from data sheets: no accelerator has measured it yet."""
 
 
 def choose_block_size(asked: int | None, batch: int, classes: int) -> int:
-    """Returns the number of classes per block: the one asked for, or the engine's choice."""
+    """Returns the number of classes that a loss processes at once, at most `classes`.
+
+    Args:
+      asked: the number that the user asked for. With None it is chosen such that the similarities
+        [classes per block, batch] have about `block_bytes` bytes.
+      batch: number of examples.
+      classes: number of classes on this device.
+    """
     if asked is not None:
         return min(asked, classes)
     if 4 * batch * classes <= one_block_bytes():
@@ -23,15 +30,16 @@ def choose_block_size(asked: int | None, batch: int, classes: int) -> int:
 
 
 def one_block_bytes() -> int:
-    """Returns the size up to which similarities are one block, which is also saved.
+    """Returns the size in bytes up to which the similarities [batch, classes] are one block.
 
-    Below it a scan costs more than it saves.
+    Such a block is also saved for the backward pass. For so few similarities a scan over smaller
+    blocks takes more time than it saves.
     """
     return max(16 * 2**20, block_bytes())
 
 
 def block_bytes() -> int:
-    """Returns the size in bytes that the engine chooses for the similarities of a block.
+    """Returns the size in bytes of the similarities of a block, if the user does not choose it.
 
     On a CPU a block fits into the second-level caches of the cores, which share the work, so that
     the scan reads the similarities from there. On an accelerator it is `ACCELERATOR_BLOCK_BYTES`.

@@ -61,7 +61,12 @@ Gradient = Literal["exact", "caffe"]
 
 
 def agent_rule(gradient: Gradient, term: Term, engine: Engine) -> Engine:
-    """Returns the engine's keywords with the `agent_gradient` for a loss' option `gradient`.
+    """Returns the keywords `engine` with the `agent_gradient` that a loss' `gradient` stands for.
+
+    Args:
+      gradient: "exact" gives "tangent". "caffe" gives the term's `released_gradient`.
+      term: the class-wise loss.
+      engine: the other options that class-wise losses accept.
 
     Raises:
       ValueError: `gradient` is unknown, or is "caffe" for a term that has no released gradient.
@@ -91,22 +96,27 @@ def joint(
     """Computes several class-wise losses in one pass over one agent matrix.
 
     Args:
-      terms: the terms, which must all have the same normalisation.
+      terms: the losses with their hyper-parameters, such as `Softmax(2.0)`. All must have the same
+        normalisation.
       features: [batch, dim], floating point, un-normalised.
-      agents: [classes, dim]; with `axis_name` only the rows of this device, in the order of the
-        devices.
-      labels: [batch] global class ids.
-      bias: [classes] added to the logits, split like the agents; for terms with a `LogSumExp`.
-      engine: `block_size`, `axis_name`, `split_batch`, `precision`, `memory_budget`, `present`
-        and `agent_gradient`, which `classwise.Engine` describes.
+      agents: [classes, dim] class weights; with `axis_name` only the rows of this device, in the
+        order of the devices.
+      labels: [batch] class ids, counted over the classes of all devices.
+      bias: [classes] numbers that are added to the logits, split like the agents. Only terms that
+        have logits accept it, such as softmax and its margin losses.
+      engine: options of the computation, all optional, which `classwise.Engine` describes:
+        `block_size` (classes per block), `axis_name` and `split_batch` (agents or batch split over
+        devices), `precision` (of matmuls), `memory_budget` (bytes of stored similarities),
+        `present` (which classes take part) and `agent_gradient` (how normalised agents get theirs).
 
     Returns:
-      The losses [batch] of each term, in order.
+      The losses [batch] of each term, in order. NaN where a label is out of range under jit.
 
     Raises:
-      TypeError, ValueError: for the reasons that the losses name; or the terms differ in
-        normalisation, the block size is below one, the budget is negative, or `present` is not one
-        bool per class.
+      TypeError: features or agents are not floating point, labels are not integers, or `present`
+        is not bool.
+      ValueError: shapes disagree, a known label is out of range, the terms differ in normalisation,
+        the block size is below one, or the budget is negative.
 
     Example:
       >>> import jax.numpy as jnp
@@ -129,7 +139,17 @@ def single(
     bias: Bias | None = None,
     **engine: Unpack[Engine],
 ) -> jax.Array:
-    """Returns the loss [batch] of one term, for the public function `name`."""
+    """Returns the loss [batch] of one term; it is `joint` for a single term.
+
+    Args:
+      name: name of the public function that calls it, for messages.
+      term: the loss with its hyper-parameters.
+      features: [batch, dim], floating point, un-normalised.
+      agents: [classes, dim] class weights, one row per class.
+      labels: [batch] integer class ids.
+      bias: [classes] numbers that are added to the logits, or None.
+      engine: the options that `classwise.Engine` describes.
+    """
     return _joint(name, (term,), features, agents, labels, bias, engine)[0]
 
 
@@ -169,13 +189,17 @@ def weighted_sum(
 
     It computes the same losses as `joint`, for terms t and examples i. When gradients are taken,
     hinge losses (`CContrastive`, and `CTriplet` over all negatives) need one pass over the classes
-    instead of two. The reason: the gradient of an agent mixes the examples, so the pass that
-    computes the value can compute it only if the weights of the examples are known. Blocks of
-    classes without an active hinge skip the gradients' matmuls. Other terms take two passes, as in
-    `joint`.
+    instead of two. This is possible because the weights are known: the gradient of an agent (class
+    weight) is a weighted sum over the examples. Blocks of classes without an active hinge skip the
+    gradients' matmuls. Other terms take two passes, as in `joint`.
 
     Args:
-      terms, features, agents, labels, bias, engine: as in `joint`.
+      terms: the losses with their hyper-parameters; all must have the same normalisation.
+      features: [batch, dim], floating point, un-normalised.
+      agents: [classes, dim] class weights, one row per class.
+      labels: [batch] integer class ids.
+      bias: [classes] numbers that are added to the logits, or None.
+      engine: the options that `classwise.Engine` describes.
       weights: one array [batch] per term, for example mask / count; they are differentiable too.
       with_losses: also return the losses, for logs; no gradient flows through these.
 
@@ -183,8 +207,9 @@ def weighted_sum(
       The sum, a scalar, at least float32; with `with_losses` also the losses [batch] of each term.
 
     Raises:
-      TypeError, ValueError: for the reasons that `joint` names; or the weights are not one [batch]
-        array per term.
+      TypeError: features or agents are not floating point, or labels are not integers.
+      ValueError: shapes disagree, a known label is out of range, the terms differ in normalisation,
+        or the weights are not one [batch] array per term.
 
     Example:
       >>> import jax.numpy as jnp
@@ -215,23 +240,30 @@ def weighted_sum_with_update(
     sum_over: AxisName | None = None,
     **engine: Unpack[Engine],
 ) -> jax.Array | tuple[jax.Array, tuple[jax.Array, ...]]:
-    """Returns `weighted_sum`, and updates the agents in the reverse pass.
+    """Returns the result of `weighted_sum`, and updates the agents when it is differentiated.
 
-    In place of the gradient to `agents`, JAX returns the UPDATED agents, and in place of the
-    gradient to `state` the updated state. The backward scan computes them block by block, so that
-    the agents' gradient is in memory for one block of rows at a time. If the caller donates agents
-    and state to `jax.jit`, they are overwritten in place. The gradients to all other arguments are
-    those of `weighted_sum`.
+    Agents are the class weights. In place of the gradient to `agents`, JAX returns the UPDATED
+    agents, and in place of the gradient to `state` the updated state. The backward scan computes
+    them block by block, so that the agents' gradient is in memory for one block of rows at a time.
+    If the caller donates agents and state to `jax.jit`, they are overwritten in place. The
+    gradients to all other arguments are those of `weighted_sum`.
 
     If the sum is not finite or its cotangent is 0, agents and state are returned unchanged.
 
     The update cannot clip the gradient by its global norm, which is known only after the scan.
 
     Args:
-      terms, features, agents, labels, weights, bias, with_losses, engine: as in `weighted_sum`.
-        Agents must not be used for anything else that is differentiated.
+      terms: the losses with their hyper-parameters; all must have the same normalisation.
+      features: [batch, dim], floating point, un-normalised.
+      agents: [classes, dim] class weights, one row per class. They must not be used for anything
+        else that is differentiated.
       state: the optimiser's state of the agents: a pytree of floating-point arrays with one row per
         agent, such as their momentum; split over the devices as the agents are.
+      labels: [batch] integer class ids.
+      weights: one array [batch] per term, for example mask / count; they are differentiable too.
+      bias: [classes] numbers that are added to the logits, or None.
+      with_losses: also return the losses, for logs; no gradient flows through these.
+      engine: the options that `classwise.Engine` describes.
       update: function (rows, their state, their gradient) -> (new rows, new state). It must treat
         each row independently of the others. It is a pytree whose leaves are its constants, such as
         a `jax.tree_util.Partial`; no gradient flows to them.
@@ -243,9 +275,10 @@ def weighted_sum_with_update(
       The sum, a scalar, at least float32; with `with_losses` also the losses [batch] of each term.
 
     Raises:
-      TypeError, ValueError: for the reasons that `weighted_sum` names; or the state does not have
-        one row per agent, the update returns other shapes or types, or `sum_over` lacks an axis
-        over which the batch varies.
+      TypeError: an array has the wrong kind of dtype, or the update is not a pytree.
+      ValueError: shapes disagree, a known label is out of range, the terms differ in normalisation,
+        the state does not have one row per agent, the update returns other shapes or dtypes, or
+        `sum_over` lacks an axis over which the batch varies.
 
     Example:
       >>> import jax

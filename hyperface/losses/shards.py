@@ -15,32 +15,33 @@ Tree = TypeVar("Tree")
 
 
 class Location(NamedTuple):
-    """The positions of the agents of some class ids: on which device, and in which row."""
+    """The positions of the agents (class weights) of some class ids, as seen from this device."""
 
     row: jax.Array
     """Row on this device; 0 where the agent is on another device."""
     is_here: jax.Array
     """bool, whether the agent is on this device."""
     exists: jax.Array
-    """bool, whether the class id is in [0, classes)."""
+    """bool, whether the class id is in [0, classes), the classes of all devices."""
 
 
 def num_shards(axis_name: AxisName | None) -> int:
-    """Returns the number of devices over which the classes are split; 1 without an axis."""
+    """Returns the number of devices of a mapped axis, over which classes are split; 1 for None."""
     return 1 if axis_name is None else jax.lax.axis_size(axis_name)
 
 
 def first_row(num_rows: int, axis_name: AxisName | None) -> jax.Array | int:
-    """Returns the number of this device's first row, of `num_rows` rows on each device.
+    """Returns the number of this device's first row of an array, such as the agents.
 
-    The rows are those of an array that is split over a mapped axis. For agents the number is a
-    class id.
+    Args:
+      num_rows: number of rows on each device.
+      axis_name: mapped axis over which the rows are split; None for one device gives 0.
     """
     return 0 if axis_name is None else jax.lax.axis_index(axis_name) * num_rows
 
 
 def locate(labels: jax.Array, num_rows: int, axis_name: AxisName | None) -> Location:
-    """Returns the positions of the agents of some class ids.
+    """Returns the positions of the agents (class weights) of some class ids.
 
     Args:
       labels: integer class ids of any shape.
@@ -82,7 +83,7 @@ def whole_batch(tree: Tree, axis_name: AxisName | None) -> Tree:
 
 
 class Shards(NamedTuple):
-    """The static description of how a problem is split over devices."""
+    """The description of how agents (class weights) and batch are split over devices."""
 
     axis_name: AxisName | None = None
     """Mapped axis over which the agents are split by rows; None on one device."""
@@ -90,8 +91,9 @@ class Shards(NamedTuple):
     """Whether features, labels and losses are this device's part of a batch that is split over the
     same axis."""
     sum_over: AxisName | None = None
-    """Mapped axis, or axes, over which the batch is split, but not the agents. Only an update of
-    the agents needs it; otherwise, the caller adds their gradients over this axis."""
+    """Mapped axis, or axes, over which the batch is split, but not the agents. It is set only if
+    the backward scan updates the agents. Otherwise, it is None, and the caller adds their gradients
+    over this axis."""
 
     def cast(self, terms: Any, batch: Any, rows: Any) -> tuple[Any, Any, Any]:
         """Casts all arrays to types that vary over the mapped axes that the engine needs.
@@ -104,9 +106,9 @@ class Shards(NamedTuple):
         devices.
 
         Args:
-          terms: the hyper-parameters.
-          batch: arrays with one row per example.
-          rows: arrays with one row per class.
+          terms: the hyper-parameters of the losses.
+          batch: arrays with one row per example, such as features.
+          rows: arrays with one row per class, such as agents.
 
         Returns:
           (terms, batch, rows) with the new types.
@@ -132,8 +134,8 @@ class Shards(NamedTuple):
         updated agents of all devices.
 
         Args:
-          batch: arrays with one row per example.
-          rows: arrays with one row per class.
+          batch: arrays with one row per example, which show the axes over which the batch varies.
+          rows: the agents or their optimiser state, which are returned with the new types.
 
         Raises:
           ValueError: the batch varies over an axis that `sum_over` does not name.
@@ -150,7 +152,10 @@ class Shards(NamedTuple):
         return vary_over(of_classes, rows)
 
     def all_gather_batch(self, tree: Tree) -> Tree:
-        """Gathers arrays [batch, ...] from all devices if the batch is split; else returns them."""
+        """Returns arrays [batch, ...] with the examples of all devices, if the batch is split.
+
+        Otherwise, each device has the whole batch already, and the arrays are returned unchanged.
+        """
         return jax.lax.all_gather(tree, self.axis_name, tiled=True) if self.split_batch else tree
 
     def reduce_over_axis(self, tree: Tree) -> Tree:
@@ -167,16 +172,26 @@ class Shards(NamedTuple):
         return jax.lax.psum(tree, self.axis_name)
 
     def sum_over_copies(self, tree: Tree) -> Tree:
-        """Returns the sum over the devices that have the same agents but other examples."""
+        """Returns the sum over the axes `sum_over`, whose devices have the same agents.
+
+        These devices have other examples. If `sum_over` is None, the arrays are unchanged.
+        """
         return tree if self.sum_over is None else jax.lax.psum(tree, self.sum_over)
 
     def sum_over_batch(self, tree: Tree) -> Tree:
-        """Returns the sum over all devices that have other examples."""
+        """Returns the sum over all axes over which the batch is split.
+
+        These are `sum_over`, and `axis_name` if `split_batch` is set.
+        """
         tree = self.sum_over_copies(tree)
         return jax.lax.psum(tree, self.axis_name) if self.split_batch else tree
 
     def gather_examples(self, tree: Tree) -> Tree:
-        """Returns arrays [batch, ...] of all devices that have the same agents, in their order."""
+        """Returns arrays [batch, ...] with the examples of all devices of the axes `sum_over`.
+
+        The examples are in the order of the devices. If `sum_over` is None, the arrays are
+        unchanged.
+        """
         if self.sum_over is None:
             return tree
         # The type must say that the result, and so the updated agents, are the same everywhere.
@@ -187,7 +202,7 @@ class Shards(NamedTuple):
         """Returns the summary over all classes, from the summaries of the devices' own classes.
 
         Args:
-          fold: the fold of the summaries.
+          fold: the reduction over classes that the summaries belong to; its `merge` joins two.
           summary: this device's summary, arrays [batch, ...] for the whole batch.
 
         Returns:

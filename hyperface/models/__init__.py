@@ -95,8 +95,8 @@ def create(
     """Returns the backbone with this name, for images of any size.
 
     Args:
-      name: one of `BACKBONES`.
-      feature_dim: size of the feature; the paper's by default.
+      name: one of `BACKBONES`, such as "sphereface-mini".
+      feature_dim: number of values of the feature; None takes the paper's.
       dtype: type that the layers compute in; parameters and features are always float32.
       remat: recompute the activations inside of blocks in the backward pass instead of storing
         them. This takes less memory and more time.
@@ -119,8 +119,9 @@ def from_object(
       backbone: a flax linen module, or a function or class that returns one. The function is called
         with `feature_dim`, `dtype` and `remat`, if its signature has parameters of these names.
       feature_dim: size of the feature.
-      dtype: as in `create`.
-      remat: as in `create`.
+      dtype: type that the layers compute in; parameters and features are always float32.
+      remat: recompute the activations inside of blocks in the backward pass instead of storing
+        them. This takes less memory and more time.
 
     Raises:
       InputError: the function does not return a linen module.

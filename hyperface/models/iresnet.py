@@ -36,7 +36,7 @@ class IResNet(Backbone):
     # read it from instances only.
     @property
     def batch_norm(self) -> bool:  # pyright: ignore[reportIncompatibleVariableOverride]
-        """Whether the network has batch statistics."""
+        """Whether the network has batch statistics; a folded network has none."""
         return not self.folded
 
     @nn.compact

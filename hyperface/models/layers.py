@@ -35,15 +35,18 @@ class Backbone(nn.Module):
     remat: bool = False
 
     batch_norm: ClassVar[bool] = False
-    """Whether the network has batch statistics: `__call__` then takes the arguments `train`,
-    `counted` and `axis_name`, and updates the collection "batch_stats"."""
+    """Whether the network has batch statistics: `__call__` then takes `train` (whether to
+    normalise by the batch's statistics), `counted` ([batch] bool, False for padding; None counts
+    all) and `axis_name` (the mapped axis over which the batch is split, or None). In training it
+    updates the collection "batch_stats"."""
 
     def first(self, images: jax.Array, convolution: str) -> jax.Array:
         """Checks the images, and returns them in the dtype of the layers.
 
         Args:
           images: the images that the network was called with.
-          convolution: name of the first convolution, whose kernel has the expected channels.
+          convolution: name of the first convolution. If it has parameters already, its kernel tells
+            the expected number of channels.
 
         Raises:
           InputError: the images are not [batch, height, width, channels] of floats, or the number
@@ -74,7 +77,8 @@ class Backbone(nn.Module):
         Args:
           x: the last feature map, [batch, height, width, channels].
           images: the images that the network was called with, for messages.
-          dense: name of the linear layer, whose kernel has the expected size.
+          dense: name of the linear layer. If it has parameters already, its kernel tells the
+            expected size.
 
         Returns:
           [batch, height * width * channels].
@@ -101,8 +105,8 @@ class Backbone(nn.Module):
         """Returns `body(self, x)`; if `remat` is set, its activations are not stored.
 
         Args:
-          body: function from this module and x to the output of a part of the network.
-          x: the input of the part.
+          body: function (this module, x) -> output of a part of the network. It may create layers.
+          x: [batch, height, width, channels], the input of the part.
         """
         return (nn.remat(body) if self.remat else body)(self, x)
 

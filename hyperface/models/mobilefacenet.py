@@ -44,7 +44,7 @@ class MobileFaceNet(Backbone):
 
     Attributes:
       stem: number of channels of the first two convolutions.
-      stem_groups: number of groups of the second convolution; by default one per channel.
+      stem_groups: number of groups of the second convolution; None makes one per channel.
       stages: the stages of blocks.
       last: number of channels of the last feature map.
       folded: build the form for deployment, which has no batch statistics: each BN is merged
@@ -65,7 +65,7 @@ class MobileFaceNet(Backbone):
     # read it from instances only.
     @property
     def batch_norm(self) -> bool:  # pyright: ignore[reportIncompatibleVariableOverride]
-        """Whether the network has batch statistics."""
+        """Whether the network has batch statistics; a folded network has none."""
         return not self.folded
 
     @nn.compact

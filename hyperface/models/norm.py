@@ -22,7 +22,7 @@ _Kept = tuple[jax.Array, jax.Array, Statistics, jax.Array]
 
 
 class BatchNorm(nn.Module):
-    """Batch normalisation of each channel, with statistics over all devices.
+    """Batch normalisation of each channel, with statistics over the batch of all devices.
 
     Training normalises by the batch's mean and variance, and evaluation by their moving averages.
     The statistics are float32, over all real examples of the whole batch. Sums and counts are added
@@ -30,7 +30,7 @@ class BatchNorm(nn.Module):
     have different numbers of padding examples.
 
     Attributes:
-      scaled: whether a learned scale multiplies the result.
+      scaled: whether a learned scale multiplies the result; a learned bias is always added.
       dtype: type of the result.
     """
 

@@ -10,7 +10,7 @@ from hyperface.models.layers import Backbone, PReLU, ResidualBlock, xavier
 
 
 class SphereFace(Backbone):
-    """A residual network whose stages are a convolution of stride 2 and residual blocks.
+    """The residual network of SphereFace. A stage is a convolution of stride 2 and residual blocks.
 
     A linear feature layer follows the last stage. Activations are PReLU.
 

@@ -12,22 +12,23 @@ from hyperface.protocols.pair_list import Pair, PairList, collect
 
 
 def read_agedb(path: Path | str, *, repeats: bool = False) -> PairList:
-    """Reads AgeDB's own protocol, `04_FINAL_protocol_30_years.mat` or that of other years.
+    """Reads AgeDB's own protocol: `04_FINAL_protocol_30_years.mat`, or its file of another age gap.
 
-    Its variable `splits` has one cell per fold. A cell is a struct of two fields. The first has 2 x
-    pairs cells, each with a struct that starts with an image's name. The second has the labels of
-    the pairs: 1 for one person and -1 for two. `read_pairs` reads the text lists.
+    The variable `splits` of the file has one cell per fold. A cell is a struct of two fields. The
+    first field has [2, pairs] cells, each with a struct whose first field is an image's name. The
+    second field has the labels of the pairs: 1 for one person and -1 for two. (AgeDB's text lists
+    are read by `read_pairs`.)
 
     Args:
       path: the file.
-      repeats: whether a pair may be listed twice.
+      repeats: whether a pair may be listed more than once. If not, a repeated pair is an error.
 
     Returns:
       The pairs, fold by fold; images are named as in the folder `03_Protocol_Images`, with `.jpg`.
 
     Raises:
       InputError: a pair breaks this form, is repeated or has an image twice. The message names fold
-        and pair as "file:splits{1}:7".
+        and pair, counted from 1, as "file:splits{1}:7".
 
     References:
       Moschoglou et al.: AgeDB: the first manually collected, in-the-wild age database, CVPRW 2017.

@@ -16,7 +16,10 @@ _SINGLE = ("imageList", "labels", "devTrainIndex", "devTestIndex")
 
 
 class Trial(NamedTuple):
-    """One trial of BLUFR. Its arrays are int64 positions in `BlufrLists.images`, from 0."""
+    """One trial of BLUFR: which images are for training, and which are compared.
+
+    Each array is one-dimensional and contains int64 positions in `BlufrLists.images`, from 0.
+    """
 
     train: np.ndarray
     """Images that features may be fitted on."""
@@ -25,17 +28,19 @@ class Trial(NamedTuple):
     gallery: np.ndarray
     """One image per person, for some of the people in `test`."""
     probe: np.ndarray
-    """The other images of `test`: genuine if the person is in the gallery, else impostor."""
+    """The other images of `test`, each of which is searched in the gallery. A probe has a mate if
+    its person is in the gallery; a probe without a mate is an impostor."""
 
 
 class BlufrLists(NamedTuple):
-    """The images of LFW, ten trials, and a development set."""
+    """The lists of BLUFR: LFW's images, ten trials, and a development set to choose parameters."""
 
     images: list[str]
     """Names of the images."""
     labels: np.ndarray
     """[images] int64, the number of the person, from 1."""
     trials: list[Trial]
+    """The ten trials, over which scores are averaged."""
     dev_train: np.ndarray
     """Positions of the development set's training images, from 0."""
     dev_test: np.ndarray
@@ -47,16 +52,18 @@ def read_blufr(path: Path | str, template: str = IMAGE_NAME) -> BlufrLists:
 
     Args:
       path: the file.
-      template: format of the image names in the data set, from `name` and `number`. The file itself
-        has names of the form `{name}_{number:04}.jpg`.
+      template: `str.format` text for the image names that are returned, with the fields `name` (the
+        person's name) and `number` (number of the person's image, from 1). The default gives
+        `Ann_Lee/Ann_Lee_0001.jpg`. In the file itself names have the form `{name}_{number:04}.jpg`.
 
     Returns:
       The lists of the file, with indices from 0.
 
     Raises:
-      InputError: the file is damaged; an index is out of range or repeated; a person is in the
-        training set and in the test set; gallery and probes together are not the test set; or a
-        person has several gallery images. The message names the variable.
+      InputError: the template is not valid; the file is damaged; an index is out of range or
+        repeated; a person is in the training set and in the test set; gallery and probes together
+        are not the test set; or a person has several gallery images. The message names the
+        variable.
 
     References:
       Liao, Lei, Yi, Li: A benchmark study of large-scale unconstrained face recognition, IJCB 2014.

@@ -17,29 +17,34 @@ _KNOWN = {
 
 
 class Templates(NamedTuple):
-    """Images and the templates that they belong to; an image may be in several."""
+    """A list of images with the template that each belongs to.
+
+    A template is a set of images of one person. An image that belongs to several templates is
+    listed once for each of them.
+    """
 
     template: np.ndarray
-    """[images] int64, the template's id."""
+    """[images] int64, the id of the image's template."""
     subject: np.ndarray | None
-    """[images] int64, the person's id; None if the file has none."""
+    """[images] int64, the id of the person in the image; None if the file does not have people."""
     media: np.ndarray
-    """[images] int64, the medium's id, which all frames of one video share."""
+    """[images] int64, the id of the medium (a photo or a video) that the image comes from. All
+    frames of one video share it."""
     names: list[str]
-    """Names of the image files."""
+    """[images] names of the image files, as paths below the data set's folder."""
     box: np.ndarray | None = None
     """[images, 4] float64, the face in the image file: left, top, width and height in pixels. A
     value that the file leaves out is NaN. None if the file has no such columns."""
 
 
 class Landmarks(NamedTuple):
-    """Five landmarks of each face, for alignment."""
+    """Five landmarks of each face, for alignment, and the score of the face detector."""
 
     names: list[str]
-    """Names of the image files."""
+    """[images] names of the image files."""
     points: np.ndarray
     """[images, 5, 2] float64, x and y in pixels of both eyes, the nose, and both corners of the
-    mouth."""
+    mouth, in the order of the file."""
     score: np.ndarray
     """[images] float64 in [0, 1], how sure the detector is that the image shows a face."""
 
@@ -121,7 +126,7 @@ def read_ijb_faces(path: Path | str) -> Templates:
 
 
 def read_ijb_landmarks(path: Path | str) -> Landmarks:
-    """Reads `ijbb_name_5pts_score.txt` and `ijbc_name_5pts_score.txt`.
+    """Reads landmarks and detection scores: `ijbb_name_5pts_score.txt`, `ijbc_name_5pts_score.txt`.
 
     Args:
       path: the file. A line has the image, x and y of five landmarks, and the score.

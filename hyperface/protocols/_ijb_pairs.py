@@ -17,15 +17,15 @@ BLOCK_BYTES = 2**24
 
 
 class TemplatePairs(NamedTuple):
-    """Pairs of templates by id."""
+    """Pairs of templates that are compared; templates are sets of images, and are named by ids."""
 
     first: np.ndarray
     """[pairs] int64, id of one template."""
     second: np.ndarray
     """[pairs] int64, id of the other template."""
     same: np.ndarray | None
-    """[pairs] bool, True if both templates show one person; None if neither the list nor the
-    templates tell."""
+    """[pairs] bool, True if both templates show one person. None if this is not known: the list of
+    pairs has no labels, and the templates were given without people or not at all."""
 
 
 def read_ijb_pairs(
@@ -40,17 +40,18 @@ def read_ijb_pairs(
 
     Args:
       path: the file.
-      templates: the templates that the file may name; None allows all ids. If the file does not
-        state which pairs show one person, this follows from the people of the templates.
-      repeats: whether a pair may be listed twice.
+      templates: the templates that the file may name; None allows all ids. If the file has no
+        labels, `same` of the result is computed from the people of these templates, and is None if
+        no people are given.
+      repeats: whether a pair may be listed more than once. If not, a repeated pair is an error.
 
     Returns:
       The pairs in the file's order.
 
     Raises:
-      InputError: a line is malformed, names an unknown template or one template twice, repeats a
-        pair in either order, or contradicts the people of the templates. The message names the
-        line.
+      InputError: the file has more than 2 GiB; or a line is malformed, names an unknown template or
+        one template twice, repeats a pair in either order, or contradicts the people of the
+        templates. The message then names the line.
     """
     file = str(path)
     data = read_bytes(path, LARGEST_FILE).replace(b"\r\n", b"\n").rstrip(b" \t\n")

@@ -23,12 +23,15 @@ _BLANKS = re.compile(r"[ \t]+")
 
 
 class Line(NamedTuple):
-    """One line of a file, without the blanks around it."""
+    """One line of a file, with its place in the file for error messages."""
 
     file: str
+    """Name of the file as messages show it. For an entry of a list inside the file, the name of the
+    list is added, such as "file.json:path"."""
     number: int
-    """Number of the line, counted from 1."""
+    """Number of the line, counted from 1, or position of the entry."""
     text: str
+    """Text of the line, without blanks at its start and end."""
 
     def fault(self, expected: str, found: str | None = None) -> InputError:
         """Returns an error for this line: "file:number: expected ..., found ...".
@@ -41,25 +44,28 @@ class Line(NamedTuple):
         return InputError(f"{self.file}:{self.number}: expected {expected}, found {found}.")
 
     def fields(self, separator: str | None = None) -> list[str]:
-        """Returns the parts between separators, without the blanks around each part.
+        """Splits the line into fields, and returns them without the blanks around each field.
 
-        If `separator` is None, the line is split at runs of spaces and tabs.
+        Args:
+          separator: the text between two fields, such as ",". None splits the line at runs of
+            spaces and tabs.
         """
         if separator is None:
             return _BLANKS.split(self.text)
         return [field.strip(" \t") for field in self.text.split(separator)]
 
     def whole(self, token: str, what: str, *, least: int = 0, most: int = LARGEST) -> int:
-        """Returns a part of the line as a whole number.
+        """Returns a field of the line as a whole number.
 
         Args:
-          token: the part.
-          what: what the number means, for the message.
+          token: the text of the field.
+          what: what the number means, such as "the fold", for the error message.
           least: the smallest number that is allowed.
-          most: the largest number that is allowed.
+          most: the largest number that is allowed, by default 10^9 - 1.
 
         Raises:
-          InputError: the part does not consist of ASCII digits, or the number is out of range.
+          InputError: the field does not consist of ASCII digits, or the number is out of range.
+            The message names file and line.
         """
         # `int` also takes digits of other scripts, underscores and signs, which are mistakes here.
         # The length is checked first, since `int` raises its own error above 4,300 digits.
@@ -70,11 +76,14 @@ class Line(NamedTuple):
         return int(token)
 
     def decimal(self, token: str, what: str) -> float:
-        """Returns a part of the line as a float.
+        """Returns a field of the line as a float.
+
+        Args:
+          token: the text of the field, such as "-0.5" or "1e-3".
+          what: what the number means, for the error message.
 
         Raises:
-          InputError: the part is not a finite decimal number. The message says that `what` is
-            expected.
+          InputError: the field is not a finite decimal number. The message names file and line.
         """
         # The pattern leaves "nan", "inf" and underscores out, but "1e999" is infinite.
         if not _DECIMAL.fullmatch(token) or not math.isfinite(float(token)):
@@ -82,10 +91,14 @@ class Line(NamedTuple):
         return float(token)
 
     def image(self, name: str) -> str:
-        """Returns an image's name, after a check that it is a path below the data set's folder.
+        """Returns `name` unchanged, after a check that it is a path below the data set's folder.
+
+        Args:
+          name: name of an image from this line, with "/" between folders.
 
         Raises:
-          InputError: the name has empty, "." or ".." parts, a backslash or a drive letter.
+          InputError: the name has empty, "." or ".." parts, a backslash or a drive letter. The
+            message names file and line.
         """
         parts = name.split("/")
         # Such a name could lead out of the data set's folder; "C:x" names a drive of Windows.
@@ -95,26 +108,27 @@ class Line(NamedTuple):
 
 
 def shown(text: str) -> str:
-    """Returns the text in quotes, shortened to 60 characters."""
+    """Returns a text in quotes for an error message; a text above 60 characters is cut there."""
     return repr(text if len(text) <= 60 else text[:60] + "...")
 
 
 def read_lines(path: Path | str) -> list[Line]:
-    """Returns the lines of a text file, as `split_lines` does for its content.
+    """Returns the lines of a UTF-8 file. Windows line ends and blank lines at the end are accepted.
 
     Raises:
-      InputError: for the reasons that `hyperface.files.read_bytes` and `split_lines` name.
+      InputError: the file is missing, cannot be read, is empty, has more than 256 MiB, or is not
+        UTF-8; or it has a blank line between others, a control character or a byte-order mark.
     """
     return split_lines(read_bytes(path, LARGEST_FILE), str(path))
 
 
 def decoded(data: bytes, file: str, start: int = 1) -> str:
-    """Returns the text of UTF-8 data.
+    """Decodes UTF-8 data, and returns the text.
 
     Args:
-      data: the text, or a part of it that starts with a line.
+      data: the content of a file, or a part of it that begins at the start of a line.
       file: name of the file, for messages.
-      start: the number of the first line.
+      start: number that the first line of `data` has in the file, from 1, for messages.
 
     Raises:
       InputError: a line is not UTF-8, and the message names the line; or the text begins with a
@@ -134,9 +148,9 @@ def split_lines(data: bytes, file: str, start: int = 1) -> list[Line]:
     """Returns the lines of UTF-8 text; Windows line ends and blank lines at the end are accepted.
 
     Args:
-      data: the text, or a part of it that starts with a line.
+      data: the content of a file, or a part of it that begins at the start of a line.
       file: name of the file, for messages.
-      start: the number of the first line.
+      start: number that the first line of `data` has in the file, from 1.
 
     Raises:
       InputError: the text is empty, has a blank line between others, contains a control character
@@ -159,7 +173,13 @@ def split_lines(data: bytes, file: str, start: int = 1) -> list[Line]:
 
 
 def after(lines: Sequence[Line]) -> Line:
-    """Returns an empty line that follows the last line, for an error about a missing line."""
+    """Returns an empty `Line` with the number after the last line's.
+
+    Its `fault` is the error for a file that ends too early.
+
+    Args:
+      lines: all lines of the file, at least one.
+    """
     return lines[-1]._replace(number=lines[-1].number + 1, text="")
 
 

@@ -57,13 +57,16 @@ def read_mat(path: Path | str) -> dict[str, Any]:
     Returns:
       A dict from the name of each variable to its value:
 
-      - an array for numbers, of the shape and type that they are stored with;
+      - a NumPy array for numbers, of the shape and type that they are stored with;
       - str for a row of characters;
       - an array of objects for cells;
       - a dict from field to value for a struct, and an array of dicts for several structs.
 
     Raises:
-      InputError: the file is not a MATLAB 5 file, is damaged, or exceeds a limit of this module.
+      InputError: the file is not a MATLAB 5 file, is damaged, or has a sparse array or an object;
+        or it exceeds a limit: 256 MiB for the file, 64 MiB for a variable and 128 MiB for all
+        compressed variables after decompression, 300,000 cells and struct fields, and 8 levels of
+        them inside each other.
     """
     data = read_bytes(path, LARGEST_FILE)
     try:

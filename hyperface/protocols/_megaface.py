@@ -19,14 +19,18 @@ _FLOAT32 = 5
 
 
 class ImageList(NamedTuple):
-    """Images of a probe or distractor list."""
+    """Images of a list of MegaFace, either of probes or of distractors.
+
+    Distractors are images of people whom no probe shows.
+    """
 
     names: list[str]
-    """Paths of the images, below the data set's folder."""
+    """[images] paths of the images, below the data set's folder."""
     ids: list[str] | None
-    """Ids of the people, as text; None if the list has none."""
+    """[images] id of the person in each image, as text. None if the list has no ids: lists of
+    distractors have none."""
     source: str
-    """Name of the list's file, for messages and the procedure."""
+    """Name of the list's file, for error messages and for the description of the procedure."""
 
 
 def read_megaface_list(path: Path | str) -> ImageList:
@@ -42,8 +46,10 @@ def read_megaface_list(path: Path | str) -> ImageList:
       The images in the file's order.
 
     Raises:
-      InputError: the file is not JSON, and the message names the line; or an entry of a list is
-        wrong, and the message names the list and the entry's position, from 0, as "file:path:7".
+      InputError: the file is larger than 256 MiB; the file is not JSON, and the message names the
+        line; or a list is missing or empty, has an entry that is no text or is repeated, or has
+        another length than the other list. The message names the list and the entry's position,
+        from 0, as "file:path:7".
 
     References:
       Kemelmacher-Shlizerman, Seitz, Miller, Brossard: The MegaFace benchmark, CVPR 2016.
@@ -71,7 +77,8 @@ def read_megaface_noises(path: Path | str) -> frozenset[str]:
         with # are comments.
 
     Returns:
-      The names of the images. FaceScrub's are names of files, and MegaFace's are paths.
+      The names of the images. In FaceScrub's list they are names of files without folders, and in
+        MegaFace's list they are paths.
 
     Raises:
       InputError: a line has no name, and the message names the line; or the file has no names at
@@ -100,8 +107,8 @@ def read_devkit_feature(path: Path | str) -> np.ndarray:
 
     The file is an OpenCV matrix of one column, and all numbers in it are little-endian. It starts
     with four int32: the number of rows, 1 for the columns, 4 for the bytes per number, and 5 for
-    the type float32. The rows follow, one float32 each. The ArcFace noise scripts append one number
-    to the network's feature.
+    the type float32. The rows follow, one float32 each. In files of the ArcFace noise scripts the
+    feature of the network is followed by one further number, which is returned with it.
 
     Args:
       path: the file.
@@ -110,7 +117,8 @@ def read_devkit_feature(path: Path | str) -> np.ndarray:
       [dim] float32.
 
     Raises:
-      InputError: the header, the length or a number is wrong.
+      InputError: the header is wrong, the length of the file does not fit the header, the feature
+        has more than 2^20 numbers, or a number is not finite.
     """
     data = read_bytes(path, _HEADER.size + 4 * LARGEST_DIM)
     if len(data) < _HEADER.size:
@@ -133,11 +141,11 @@ def read_devkit_feature(path: Path | str) -> np.ndarray:
 
 
 def write_devkit_feature(path: Path | str, feature: np.ndarray) -> None:
-    """Writes one image's feature as the devkit reads it, and replaces an old file in one step.
+    """Writes one image's feature as a file of MegaFace's devkit, which `read_devkit_feature` reads.
 
     Args:
-      path: the file.
-      feature: [dim], stored as float32.
+      path: the file. An older file is replaced in one step.
+      feature: [dim] numbers, stored as float32.
 
     Raises:
       ValueError: the feature is not a vector, or a number of it is not finite in float32.

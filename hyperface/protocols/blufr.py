@@ -39,11 +39,12 @@ RANKS = (*range(1, 11), *range(20, 101, 10))
 
 
 class Spread(NamedTuple):
-    """The mean and deviation of one rate over the trials."""
+    """The mean and deviation of one rate over the trials. Rates are shares in [0, 1]."""
 
     trials: np.ndarray
     """[trials] the rate of each trial."""
     mean: float
+    """Mean over the trials."""
     std: float
     """Sample standard deviation over the trials; NaN if there is one trial."""
     mean_minus_std: float
@@ -51,12 +52,13 @@ class Spread(NamedTuple):
 
 
 class BlufrRates(NamedTuple):
-    """BLUFR's rates in every trial."""
+    """BLUFR's rates in every trial: of verification, and of open-set identification."""
 
     verification_rates: np.ndarray
     """[trials, verification FARs] share of the same pairs that are accepted."""
     identification_rates: np.ndarray
-    """[trials, ranks, identification FARs] detection and identification rate (DIR)."""
+    """[trials, ranks, identification FARs] detection and identification rate (DIR): share of the
+    probes with a mate whose mate is among the best `rank` matches and is accepted."""
     verification_fars: np.ndarray
     """[verification FARs] false accept rates of `verification_rates`."""
     identification_fars: np.ndarray
@@ -64,30 +66,39 @@ class BlufrRates(NamedTuple):
     ranks: np.ndarray
     """[ranks] ranks of `identification_rates`."""
     exact_fars: np.ndarray
-    """[trials] the FAR up to which verification rates are exact; above it they are exact to within
-    a bin of `ScoreStream`."""
+    """[trials] the FAR up to which verification rates are exact. Above it they are those of a
+    threshold that is up to 2^-15 (in cosine) from the exact one."""
     verification_supported: np.ndarray
-    """[trials, verification FARs] bool: the trial has at least 1 / FAR different pairs."""
+    """[trials, verification FARs] bool, True if the trial has at least 1 / FAR different pairs, so
+    that the FAR can be measured."""
     identification_supported: np.ndarray
-    """[trials, identification FARs] bool: the trial has at least 1 / FAR probes without a mate."""
+    """[trials, identification FARs] bool, True if the trial has at least 1 / FAR probes without a
+    mate."""
     num_genuine: np.ndarray
     """[trials] number of same pairs."""
     num_impostors: np.ndarray
     """[trials] number of different pairs."""
 
     def verification(self, far: float = 0.001) -> Spread:
-        """Returns the verification rate at a false accept rate.
+        """Returns the verification rate at a false accept rate, with its spread over the trials.
+
+        Args:
+          far: the false accept rate, one of `verification_fars`.
 
         Raises:
-          ValueError: the rate is not in `verification_fars`.
+          ValueError: `far` is not in `verification_fars`.
         """
         return _spread(self.verification_rates[:, _place(self.verification_fars, far, "FAR")])
 
     def identification(self, far: float = 0.01, rank: int = 1) -> Spread:
-        """Returns the open-set DIR at a false accept rate and rank.
+        """Returns the detection and identification rate (DIR), with its spread over the trials.
+
+        Args:
+          far: the false accept rate, one of `identification_fars`.
+          rank: the rank, one of `ranks`.
 
         Raises:
-          ValueError: the rate is not in `identification_fars`, or the rank is not in `ranks`.
+          ValueError: `far` is not in `identification_fars`, or `rank` is not in `ranks`.
         """
         column = _place(self.identification_fars, far, "FAR")
         return _spread(self.identification_rates[:, _place(self.ranks, rank, "rank"), column])
@@ -111,19 +122,21 @@ def blufr(
 
     Verification scores every pair of a trial's test images. These are about 47 million pairs, which
     are never in memory together. Open-set identification searches the probes in the gallery. The
-    score of a probe without a mate is its highest cosine in the gallery. The threshold rule is that
-    of the protocol's released code; `rule="strict"` is the rule of all other protocols here.
-    Training images are not used: if features are fitted to them, by PCA for example, call this
-    function once per trial.
+    score of a probe without a mate is its highest cosine in the gallery. Training images are not
+    used: if features are fitted to them, by PCA for example, call this function once per trial.
 
     Args:
       features: [images, dim], of any norm; each is normalised here.
       labels: [images] person of each image.
       trials: the trials, as indices of images; gallery and probes are test images.
-      rule: the threshold rule, as in `impostor_threshold`.
-      verification_fars: false accept rates in [0, 1].
-      identification_fars: false accept rates in [0, 1].
-      ranks: ranks of the DIR.
+      rule: how a false accept rate becomes a threshold. With N impostor scores, "blufr" takes the
+        k-th highest, where k = FAR N rounded, as the released code does. "strict", the rule of all
+        other protocols here, takes a threshold just above the (k + 1)-th highest, with k rounded
+        down, so that the measured rate is never higher.
+      verification_fars: false accept rates in [0, 1] at which pairs are verified.
+      identification_fars: false accept rates in [0, 1] of identification: shares of the probes
+        without a mate that are accepted.
+      ranks: ranks at which the detection and identification rate (DIR) is computed, from 1.
       exact_far: FAR up to which verification thresholds are exact; above it they are exact to
         2^-15.
       dtype: type of the scores. float32 rounds a cosine by about 1e-7; float64 takes twice the

@@ -35,8 +35,8 @@ def read_cfp(path: Path | str, *, folds: int = 10, size: int = 350) -> dict[str,
 
     Args:
       path: the folder `Protocol`, the folder above it, or a zip file with either.
-      folds: number of folds.
-      size: number of same pairs per fold, and of different pairs.
+      folds: number of folds that the protocol must have.
+      size: number of same pairs that each fold must have, and of different pairs as well.
 
     Returns:
       A dict with the pairs "FF", frontal and frontal, and "FP", frontal and profile. Images have
@@ -44,7 +44,8 @@ def read_cfp(path: Path | str, *, folds: int = 10, size: int = 350) -> dict[str,
       are listed once in each order; both are kept.
 
     Raises:
-      InputError: a line breaks these rules or repeats a pair. The message names file and line.
+      InputError: a file is missing or has another number of lines, or a line breaks these rules or
+        repeats a pair. The message names file and line.
 
     References:
       Sengupta, Chen, Castillo, Patel, Chellappa, Jacobs: Frontal to profile face verification in

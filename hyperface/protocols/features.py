@@ -23,15 +23,16 @@ class NamedFeatures(NamedTuple):
     names: Sequence[str]
     """[images] names of the images; each occurs once."""
     features: np.ndarray
-    """[images, dim], not necessarily scaled to unit length."""
+    """[images, dim], not necessarily scaled to unit length. They may be merged from the features of
+    an image and of its mirror image."""
     steps: tuple[str, ...] = ()
     """The procedure that produced the features, one sentence per step."""
     norms: np.ndarray | None = None
-    """[images] length of the feature of the image itself, without its mirror image; None if only
-    the merged features are known."""
+    """[images] length of the feature of the image itself, without its mirror image, which indicates
+    the image's quality. None if only `features` are known."""
 
     def image_norms(self) -> np.ndarray:
-        """Returns `norms`, or if they are None the norms [images] of the merged features."""
+        """Returns [images] feature norms: `norms`, or the lengths of `features` if it is None."""
         if self.norms is not None:
             return self.norms
         # In blocks, as the features may be mapped from a file that is larger than memory.
@@ -40,7 +41,11 @@ class NamedFeatures(NamedTuple):
         return np.concatenate([np.linalg.norm(part, axis=1) for part in parts])
 
     def take(self, rows: np.ndarray) -> "NamedFeatures":
-        """Returns the names, features and norms of the images at the positions `rows`."""
+        """Returns the names, features and norms of some images, with the same `steps`.
+
+        Args:
+          rows: [taken images] int64 positions of the images, from 0, in any order.
+        """
         return self._replace(
             names=[self.names[row] for row in rows.tolist()],
             features=self.features[rows],
@@ -52,7 +57,7 @@ class NamedFeatures(NamedTuple):
 
         Args:
           wanted: names of images, which may be repeated.
-          source: the origin of the names, for the message.
+          source: the file or protocol that lists these names, for the error message.
 
         Raises:
           InputError: a name is not in `names`. The message suggests the nearest known name.
@@ -71,16 +76,19 @@ class NamedFeatures(NamedTuple):
         return np.array([places[name] for name in wanted], np.int64)
 
     def digest(self) -> str:
-        """Returns the first sixteen hexadecimal digits of SHA-256 over names and features."""
+        """Returns a short digest by which records identify these names and features.
+
+        It is the first sixteen hexadecimal digits of SHA-256.
+        """
         return array_digest(self.features, "\n".join(self.names))
 
 
 def people_of(names: Sequence[str], source: str) -> np.ndarray:
-    """Returns the person of each image: its name up to the first slash.
+    """Returns [images] the person of each image: the part of its name before the first slash.
 
     Args:
       names: names of images, in the form person/file.
-      source: the part of the program that needs the people, for the message.
+      source: the protocol or command that needs the people, for the error message.
 
     Raises:
       InputError: a name has no slash.
@@ -99,9 +107,11 @@ def people_of(names: Sequence[str], source: str) -> np.ndarray:
 
 
 def array_digest(features: np.ndarray, text: str = "") -> str:
-    """Returns the first sixteen hexadecimal digits of SHA-256 over `text` and [rows, dim] features.
+    """Returns the first sixteen hexadecimal digits of SHA-256 over a text and an array.
 
-    The bytes of the features are hashed in row order, after those of the text in UTF-8.
+    Args:
+      features: [rows, dim] array, whose bytes are hashed in row order after those of the text.
+      text: text that belongs to the array, such as names; it is hashed in UTF-8.
     """
     total = hashlib.sha256(text.encode())
     for start in range(0, len(features), BLOCK):
@@ -115,7 +125,7 @@ def check(named: NamedFeatures, origin: str) -> NamedFeatures:
 
     Args:
       named: the features.
-      origin: the file or network that the features come from, for the message.
+      origin: the file or network that the features come from, for the error message.
 
     Returns:
       The features as floats of at least 32 bits, with their names.
@@ -163,8 +173,12 @@ def read_features(path: Path) -> NamedFeatures:
         [images], as hyperface embed writes it; or an .npy file of features, beside a .txt file of
         the same name with one image name per line.
 
+    Returns:
+      The features. Their `steps` name the file, and `norms` is None if the file has no norms.
+
     Raises:
-      InputError: the file has neither form, or its features cannot be scored.
+      InputError: the file has neither form, names and features differ in number, a name is
+        repeated, a feature or norm is zero or not finite, or all features have the same direction.
     """
     suffix, norms = path.suffix.lower(), None
     if suffix == ".npz":
@@ -203,10 +217,12 @@ def _norms(path: Path, count: int) -> np.ndarray:
 
 
 def read_origin(path: Path) -> tuple[str, str]:
-    """Returns (digest of the network that computed a file's features, its merge of mirror images).
+    """Returns (network, mirror): how the features of a file were computed.
 
-    They are the arrays `model` and `mirror` in an .npz file of hyperface embed. For any other file
-    they are "", which stands for an unknown network, and "none".
+    The first is the digest of the network's weights. The second states how the features of an image
+    and of its mirror image were merged: "none", "sum", "max" or "concat". The command hyperface
+    embed stores both in its .npz files, as the arrays `model` and `mirror`. For any other file the
+    result is ("", "none"), where "" stands for an unknown network.
     """
     if path.suffix.lower() != ".npz":
         return "", "none"
@@ -218,10 +234,15 @@ def read_origin(path: Path) -> tuple[str, str]:
 
 
 def read_names(path: Path, count: int) -> list[str]:
-    """Reads the names of `count` images from a UTF-8 file with one name per line.
+    """Reads the names of images from a UTF-8 file with one name per line.
+
+    Args:
+      path: the file, with or without a byte-order mark.
+      count: number of names that the file must have.
 
     Raises:
-      InputError: the file cannot be read, is not UTF-8, or has another number of lines.
+      InputError: the file cannot be read, is not UTF-8, has another number of lines, or has more
+        than 4,096 bytes per name on average.
     """
     try:
         # utf-8-sig drops a byte-order mark, which would become a part of the first name.

@@ -48,16 +48,17 @@ FEW_PEOPLE = 20
 
 
 class Half(NamedTuple):
-    """The pairs within one half of the people."""
+    """The pairs of images within one half of the people."""
 
     pairs: Pairs
-    """The pairs, as positions of their features."""
+    """The pairs that are scored, as positions of their images' features."""
     drawn: tuple[int, int]
-    """Numbers of all same pairs and of all different pairs; `pairs` may be a sample of them."""
+    """(number of all same pairs of the half, number of all its different pairs). `pairs` is a
+    random sample if one of the numbers is above the limit of `pairs_of`."""
 
 
 def split_people(people: np.ndarray, seed: int = 0) -> np.ndarray:
-    """Splits people into two halves at random.
+    """Splits people into two halves at random: one to fit thresholds, one to measure rates.
 
     People with several images and people with one image are split separately, so that both halves
     have about equally many same pairs.
@@ -67,7 +68,7 @@ def split_people(people: np.ndarray, seed: int = 0) -> np.ndarray:
       seed: seed of the shuffle.
 
     Returns:
-      [people] bool, True for the half that calibrates.
+      [people] bool, True for the half on which thresholds and probabilities are fitted.
 
     Example:
       >>> first = split_people(np.array([0, 0, 1, 1, 2, 3]))
@@ -88,9 +89,10 @@ def pairs_of(people: np.ndarray, rows: np.ndarray, most: int, seed: int = 0) -> 
 
     Args:
       people: [images] number of the person of each image.
-      rows: positions of the images that form pairs.
-      most: largest number of same pairs, and of different pairs; of more pairs a sample is drawn.
-      seed: seed of the samples.
+      rows: positions in `people` of the images that form pairs.
+      most: largest number of same pairs, and of different pairs. If there are more, this many are
+        drawn at random.
+      seed: seed of the random samples.
 
     Example:
       >>> half = pairs_of(np.array([0, 0, 1]), np.array([0, 1, 2]), most=10)

@@ -34,7 +34,7 @@ class Videos(NamedTuple):
     """Features of frames, grouped by video."""
 
     features: np.ndarray
-    """[frames, dim] in any order."""
+    """[frames, dim] features of all frames, of any norm and in any order."""
     ids: np.ndarray
     """[videos] ids of the videos, in rising order."""
     rows: list[np.ndarray]
@@ -46,14 +46,18 @@ class Videos(NamedTuple):
 
 
 class VideoSimilarities(NamedTuple):
-    """Summaries of the matrix of cosines between all frames of a pair of videos."""
+    """Summaries of the cosines between all frames of one video and all frames of another.
+
+    For each pair of videos these cosines form a matrix, of which only the summaries are kept.
+    """
 
     mean: np.ndarray
     """[pairs] mean element of the matrix."""
     max: np.ndarray
     """[pairs] largest element of the matrix."""
     histogram: np.ndarray
-    """[pairs, BINS] share of the matrix' elements in each bin; rows sum to 1."""
+    """[pairs, 100] share of the matrix' elements in each of 100 equal bins from -1 to 1. Each row
+    sums to 1."""
 
 
 def group_frames(features: np.ndarray, video: np.ndarray) -> Videos:
@@ -137,14 +141,19 @@ def _histogram(cosines: np.ndarray) -> np.ndarray:
 
 
 class VideoResult(NamedTuple):
-    """The accuracy with which each of `RULES` separates same from different pairs of videos."""
+    """The accuracy of three rules that separate same from different pairs of videos.
+
+    The rules are the keys of both dicts: "mean" and "max" compare the mean and the largest cosine
+    of the frames with a threshold, and "histogram" is an SVM on the histogram of these cosines.
+    """
 
     folds: dict[str, FoldAccuracy]
-    """Accuracy and threshold of each fold, by rule."""
+    """Rule -> accuracy and threshold of each fold."""
     scores: dict[str, np.ndarray]
-    """By rule, [pairs] similarity or SVM decision value of each pair when its fold is held out."""
+    """Rule -> [pairs] score of each pair when its fold is held out: the mean cosine, the largest
+    cosine, or the SVM's decision value."""
     steps: tuple[str, ...]
-    """The procedure, one sentence per step."""
+    """A description of the computation, one sentence per step."""
 
 
 def verify_videos(
@@ -159,10 +168,13 @@ def verify_videos(
     threshold: Literal["accuracy", "accuracy-mean", "svm", "grid"] = "accuracy",
     progress: Progress | None = None,
 ) -> VideoResult:
-    """Computes the accuracy of verification on video pairs, on each fold and by each of `RULES`.
+    """Computes the accuracy of verification on video pairs, on each fold and by three rules.
 
-    The mean feature that may be subtracted is that of the videos in the other folds' pairs. Each
-    video's own mean counts once per pair that the video is in, as in NormFace's released code.
+    The rules "mean" and "max" compare the mean and the largest cosine between the frames of both
+    videos with a threshold. "histogram" is an SVM on the histogram of these cosines. Thresholds and
+    SVM are fitted on the other folds. If a mean feature is subtracted, it is that of the videos in
+    the other folds' pairs; a video counts once per pair that it is in, as in NormFace's released
+    code.
 
     Args:
       features: [frames, dim] of any norm.
@@ -171,10 +183,11 @@ def verify_videos(
       second: [pairs] id of the other.
       same: [pairs] bool, True where both show one person.
       fold: [pairs] fold id.
-      subtract_mean: whether that mean feature is subtracted. It then takes one pass over all pairs
-        per fold, else one pass in all.
-      threshold: threshold rule for "mean" and "max". The released code has "svm". "grid" is an
-        error.
+      subtract_mean: whether the mean feature is subtracted from each frame. The computation then
+        takes one pass over all pairs per fold, else one pass in all.
+      threshold: rule that fits the threshold of "mean" and "max". "accuracy" takes the threshold of
+        highest accuracy, the median of equally good ones; "accuracy-mean" takes their mean; "svm",
+        the rule of the released code, takes that of a linear SVM. "grid" is an error here.
       progress: called with (number of finished pairs, number of all pairs), summed over all passes.
 
     Raises:

@@ -22,14 +22,16 @@ AT_COMMON = " of all pairs"
 
 
 class Group(NamedTuple):
-    """The scores of the pairs whose two images belong to one group."""
+    """The scores of the pairs whose two images belong to one group, such as one range of age."""
 
     figures: dict[str, float]
-    """Scores in [0, 1] by name; a score for which there are too few pairs is left out."""
+    """Scores in [0, 1] by name: "accuracy", "EER", "AUC", "TAR at FAR 1 %" and the like. Names that
+    end with " of all pairs" are rates at the thresholds of all groups together. A score for which
+    there are too few pairs is left out."""
     same: int
-    """Number of same pairs."""
+    """Number of same pairs in the group."""
     different: int
-    """Number of different pairs."""
+    """Number of different pairs in the group."""
 
 
 class Grouping(NamedTuple):
@@ -38,13 +40,13 @@ class Grouping(NamedTuple):
     file: str
     """Path of the file."""
     groups: Mapping[str, str]
-    """Group by the name of an image or of a person."""
+    """Name of an image or of a person -> name of the group."""
 
     def check_names(self, names: Sequence[str]) -> None:
         """Checks that each name in the file is that of a known image or person.
 
         Args:
-          names: names of all known images.
+          names: names of all known images. The part before the first slash is the person's name.
 
         Raises:
           InputError: a name is unknown. The message suggests the nearest known name.
@@ -63,13 +65,14 @@ class Grouping(NamedTuple):
     def of(self, wanted: Sequence[str]) -> dict[str, str]:
         """Returns a dict from each wanted image's name to its group.
 
-        An image without a row has the group of its person.
+        An image that the file does not list has the group of its person, whose name is the part of
+        the image's name before the first slash.
 
         Args:
           wanted: names of images, which may be repeated.
 
         Raises:
-          InputError: the file has no row for an image or its person.
+          InputError: the file lists neither an image nor its person.
         """
         found = {
             name: self.groups.get(name, self.groups.get(name.partition("/")[0], ""))
@@ -86,7 +89,7 @@ class Grouping(NamedTuple):
 
 
 def read_groups(path: Path) -> Grouping:
-    """Reads a CSV file whose first line is name,group.
+    """Reads a CSV file that assigns images or people to groups. Its first line is "name,group".
 
     A name is that of an image or of a person. The name of a person is the part of an image's name
     before the first slash. If an image and its person both have a row, the image's row counts.
@@ -95,7 +98,8 @@ def read_groups(path: Path) -> Grouping:
       path: the file.
 
     Raises:
-      InputError: a line is malformed or repeats a name. The message names the line.
+      InputError: the file has no rows; or a line is malformed, repeats a name, or names the group
+        "pairs across groups", which results use for themselves. The message names the line.
     """
     header, *lines = read_lines(path)
     if header.fields(",") != HEADER:
@@ -134,20 +138,21 @@ def score_groups(
     right: np.ndarray,
     thresholds: Mapping[float, float],
 ) -> dict[str, Group]:
-    """Returns the scores of each group by its name, and at the end those of `ACROSS`.
+    """Returns a dict from each group's name to the scores of the pairs within the group.
 
-    `ACROSS` has the pairs whose images belong to different groups.
-
-    EER, AUC and TAR at a FAR use the group's own thresholds. Scores whose names end with
-    `AT_COMMON` use the thresholds of all pairs together, as an application does.
+    The last entry, "pairs across groups", has the pairs whose images belong to different groups.
+    EER, AUC and TAR at a FAR use the group's own thresholds. Scores whose names end with " of all
+    pairs" use the thresholds of all pairs together, as an application does.
 
     Args:
       grouping: the groups of images.
-      names: [images] names of the images.
-      pairs: rows of both images of each pair.
+      names: [images] names of all images.
+      pairs: the pairs, as positions of their images in `names`.
       scores: [pairs] similarities.
-      right: [pairs] bool, whether the protocol decides the pair correctly.
-      thresholds: false accept rate -> threshold of all pairs.
+      right: [pairs] bool, whether the protocol decides the pair correctly; from these the accuracy
+        is computed.
+      thresholds: false accept rate -> threshold of all pairs together. TARs are computed at these
+        rates.
 
     Raises:
       InputError: a name is unknown, an image has no group, or a group has pairs of one kind only.
@@ -181,7 +186,11 @@ def score_groups(
 
 
 def group_steps(grouping: Grouping | None) -> tuple[str, ...]:
-    """Returns the sentence about groups for the procedure; an empty tuple without groups."""
+    """Returns one sentence that describes how groups are scored, for the procedure in a result.
+
+    Args:
+      grouping: the groups; None, which stands for no groups, gives an empty tuple.
+    """
     if grouping is None:
         return ()
     return (

@@ -17,16 +17,20 @@ taken to be scaled to one length."""
 def norms_as_quality(
     named: NamedFeatures, pairs: Pairs, scores: np.ndarray
 ) -> tuple[NormQuality | None, tuple[str, ...]]:
-    """Measures how well the norms predict the quality of the images of some pairs.
+    """Measures whether a small feature norm is a sign of a poor image.
+
+    The measurement states which share of the genuine pairs is refused, at a fixed threshold, after
+    the pairs with the smallest norms were left out. The share falls if small norms mean poor
+    images.
 
     Args:
       named: features of the images, with their norms.
-      pairs: rows of both images of each pair.
+      pairs: the pairs, as positions of their images in `named`.
       scores: [pairs] similarities.
 
     Returns:
-      (the measurement, sentences for the procedure). The measurement is None if there are fewer
-      than 10 different pairs, or if all features have one length.
+      (the measurement, sentences that describe it for the procedure). The measurement is None if
+      there are fewer than 10 different pairs, or if all features have one length.
     """
     far = next((rate for rate in FARS if supported(rate, int(np.sum(~pairs.same)))), None)
     if far is None:

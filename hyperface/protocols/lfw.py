@@ -26,7 +26,9 @@ def read_lfw_pairs(path: Path | str, template: str = IMAGE_NAME) -> PairList:
 
     Args:
       path: the file.
-      template: format of the image names in the data set, from `name` and `number`.
+      template: `str.format` text for the image names that are returned, with the fields `name` (the
+        person's name) and `number` (number of the person's image, from 1). The default gives
+        `Ann_Lee/Ann_Lee_0001.jpg`.
 
     Returns:
       The pairs in the file's order. All pairs of View 1 are in fold 0.
@@ -88,10 +90,11 @@ def image_name(line: Line, name: str, number: str, template: str) -> str:
     """Returns the name of a person's image, built from the template.
 
     Args:
-      line: the line that names the image, for messages.
+      line: the line that names the image, for error messages.
       name: the person's name.
-      number: the number of the image, as the text that the file has.
-      template: format of the image's name, from `name` and `number`.
+      number: the number of the person's image, from 1, as text.
+      template: `str.format` text with the fields `name` and `number`, for example
+        `{name}/{name}_{number:04}.jpg`.
 
     Raises:
       InputError: the person's name has a slash, the number is not a whole number from 1, or the
@@ -104,7 +107,10 @@ def image_name(line: Line, name: str, number: str, template: str) -> str:
 
 
 def check_template(template: str) -> None:
-    """Checks that a template builds a name from both `name` and `number`.
+    """Checks that a `str.format` text builds an image's name from the fields `name` and `number`.
+
+    Args:
+      template: the text, for example `{name}/{name}_{number:04}.jpg`.
 
     Raises:
       InputError: the template is not a valid format, or does not use both fields.

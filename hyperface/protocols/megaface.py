@@ -45,25 +45,31 @@ def score_megaface(
     place: Place = jnp.asarray,
     progress: Callable[[int, int], None] | None = None,
 ) -> Result:
-    """Computes the rank-1 rate of probes among distractors, and TAR at FAR 1e-6.
+    """Computes the rank-1 and rank-10 rates of probes among distractors, and TAR at FAR 1e-6.
+
+    Every ordered pair of two images of one person is a search: the first image, the probe, is
+    compared with the second, its mate, and with all distractors, which show other people.
 
     Args:
       probes: features of images of people, named person/file unless `probe_list` has the people.
-      distractors: [distractors, dim] features; the array may be mapped from a file.
-      distractor_names: [distractors] names of the images, or None if they have no names.
+      distractors: [distractors, dim] features; the array may be memory-mapped.
+      distractor_names: [distractors] names of the images. None if they are not known: `noise` then
+        leaves out probes only.
       probe_list: the probes to take, such as the devkit's 3,530, with their people. None takes all
-        images, and their folders as people.
+        images. If people are not listed, they are the folders of the images.
       distractor_list: the distractors to take; None takes all.
-      noise: names of images to leave out of probes and distractors. A name is the whole path or
-        the part after the last "/".
-      noises: names of the noise lists, for the report.
-      place: puts blocks of distractors on devices, as `megaface` takes it.
+      noise: names of images with wrong labels, which are left out of probes and distractors. A name
+        is the whole path or the part after the last "/".
+      noises: names of the files that list these images, for the procedure in the result.
+      place: function that takes a block of distractors [rows, dim] and puts it on JAX's default
+        device. Another function may split the rows over several devices.
       progress: called with (number of finished distractors, number of all distractors).
 
     Raises:
       InputError: an image of a list has no feature, or `distractor_list` is given for distractors
         without names.
-      ValueError: for the reasons that `hyperface.metrics.identification.megaface` names.
+      ValueError: a feature is zero or not finite, all features are alike, shapes do not fit, no two
+        probes show one person, or there are no distractors.
     """
     chosen, people = _chosen(probes, probe_list)
     keep_probes = _kept(chosen.names, noise)

@@ -19,10 +19,10 @@ class PairList(NamedTuple):
     same: np.ndarray
     """[pairs] bool, True where both show one person."""
     fold: np.ndarray
-    """[pairs] int64, from 0; all 0 where the protocol has no folds."""
+    """[pairs] int64 number of each pair's fold, from 0; all 0 where the protocol has no folds."""
 
     def names(self) -> list[str]:
-        """Returns the distinct names, sorted.
+        """Returns the distinct names of all images in the pairs, sorted.
 
         Example:
           >>> PairList(["b", "a"], ["c", "b"], np.array([True, False]), np.zeros(2, int)).names()
@@ -35,6 +35,7 @@ class Pair(NamedTuple):
     """One pair and the line of the file that names it."""
 
     line: Line
+    """The line, for error messages."""
     first: str
     """Name of one image."""
     second: str
@@ -42,15 +43,16 @@ class Pair(NamedTuple):
     same: bool
     """Whether both images show one person."""
     fold: int = 0
+    """Number of the pair's fold, from 0."""
 
 
 def collect(pairs: Iterable[Pair], *, either_order: bool = True, repeats: bool = False) -> PairList:
-    """Checks pairs, and returns them as a `PairList`.
+    """Checks pairs, and returns them as one `PairList` in the same order.
 
     Args:
       pairs: the pairs in the order of the file.
       either_order: whether (b, a) counts as a repetition of (a, b).
-      repeats: whether a pair may be listed more than once.
+      repeats: whether a pair may be listed more than once. If not, a repeated pair is an error.
 
     Raises:
       InputError: a pair has one image twice, or is repeated. The message names the line.
@@ -76,15 +78,16 @@ def collect(pairs: Iterable[Pair], *, either_order: bool = True, repeats: bool =
 
 
 def block_folds(same: np.ndarray, folds: int, file: str, *, equal: bool = True) -> np.ndarray:
-    """Returns each pair's fold: fold k has the k-th part of the same and of the different pairs.
+    """Assigns pairs to folds by their order, for a list that does not name the fold of each pair.
 
-    If a list is written fold by fold, these are its own folds. If it has all same pairs first, each
-    fold still gets same and different pairs.
+    Fold k has the k-th part of the same pairs, and the k-th part of the different pairs. If a list
+    is written fold by fold, these are its own folds. If it has all same pairs first, each fold
+    still gets same and different pairs.
 
     Args:
       same: [pairs] bool, True where both images show one person.
       folds: number of folds.
-      file: name of the file, for the error.
+      file: name of the file, for the error message.
       equal: whether the numbers of same and of different pairs must be multiples of the number of
         folds, as in published lists. Otherwise folds may differ by one pair.
 
@@ -92,8 +95,8 @@ def block_folds(same: np.ndarray, folds: int, file: str, *, equal: bool = True) 
       [pairs] int64, the fold of each pair, from 0.
 
     Raises:
-      InputError: there are fewer same or different pairs than folds, or the folds would not be
-        equal.
+      InputError: there are fewer same or different pairs than folds, or the folds would not have
+        equally many pairs although `equal` is set.
 
     Example:
       >>> print(block_folds(np.array([True, True, False, False, True, False, True, False]), 2, ""))

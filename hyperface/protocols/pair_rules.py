@@ -16,7 +16,10 @@ SIMILARITY_STEPS = {
 
 @dataclass(frozen=True)
 class PairRules:
-    """The rules by which a pair is "same" or "different". All fitting uses the other folds.
+    """The rules by which a pair of images is decided to be "same" or "different".
+
+    Pairs are in folds, which are held out one after the other. Mean, PCA and threshold are fitted
+    on the pairs of the other folds.
 
     Raises:
       ValueError: the similarity or the threshold rule is unknown, or the threshold is "grid" and
@@ -24,10 +27,12 @@ class PairRules:
     """
 
     subtract_mean: bool = False
-    """Whether the mean feature of the other folds' images is subtracted."""
+    """Whether the mean feature of the other folds' images is subtracted from each feature. With PCA
+    it is subtracted in any case."""
     pca: float | int | None = None
-    """PCA on the other folds' images, without whitening: the share of variance to keep in (0, 1),
-    or the number of dimensions; None for no PCA. It removes the mean too."""
+    """PCA that is fitted on the other folds' images, without whitening. A float in (0, 1) is the
+    share of variance to keep, and an int is the number of dimensions to keep. None computes no
+    PCA."""
     similarity: Literal["cosine", "euclidean", "squared"] = "cosine"
     """Similarity of two features at unit length: the cosine, the negative Euclidean distance, or
     the negative squared distance. The squared distance is 2 - 2 cos, so it has the cosine's
@@ -38,7 +43,7 @@ class PairRules:
     - "accuracy" takes the threshold of highest accuracy, the median of equally good ones;
     - "accuracy-mean" takes the mean of equally good ones, as SphereFace's code does;
     - "svm" takes the score at which the decision of a linear SVM changes its sign;
-    - "grid" takes the best of insightface's grid of squared distances.
+    - "grid" takes the best of the squared distances 0, 0.01, ..., 3.99, as insightface's code does.
     """
 
     def __post_init__(self) -> None:
@@ -54,12 +59,12 @@ class PairRules:
             )
 
     def steps(self, fits: Sequence[int], dims: Sequence[int], dim: int) -> tuple[str, ...]:
-        """Returns the procedure in words, one sentence per step.
+        """Describes what was computed by these rules, in one sentence per step.
 
         Args:
-          fits: for each tested fold, number of images that its projection is fitted on.
-          dims: for each tested fold, number of dimensions that its projection keeps.
-          dim: number of dimensions of the features.
+          fits: for each tested fold, number of images that mean and PCA were fitted on.
+          dims: for each tested fold, number of dimensions that PCA kept.
+          dim: number of dimensions of the features before PCA.
         """
         of = f"the {span(fits)} images of the other folds' pairs (duplicates kept)"
         fitted = ["no mean subtracted, no PCA"]

@@ -59,8 +59,9 @@ class PairResult(NamedTuple):
     dims: np.ndarray
     """[tested folds] number of dimensions that are compared: those that PCA keeps, or all."""
     rules: PairRules
+    """The rules by which the pairs were decided."""
     steps: tuple[str, ...]
-    """The procedure, one sentence per step."""
+    """A description of the computation, one sentence per step."""
 
 
 def verify_pairs(
@@ -76,13 +77,14 @@ def verify_pairs(
 ) -> PairResult:
     """Computes the accuracy on each fold, with all fitting on the other folds, as LFW requires.
 
-    PCA is fitted on the images of all pairs in the other folds. As in NormFace's released code, an
-    image in two pairs counts twice. Same and different pairs of a fold weigh equally.
+    Mean, PCA and threshold are fitted on the images of all pairs in the other folds. As in
+    NormFace's released code, an image in two pairs counts twice. In the accuracy of a fold, same
+    and different pairs weigh equally.
 
     Args:
       features: [images, dim] of any norm, already merged with those of the mirror images.
-      first: [pairs] row of one image.
-      second: [pairs] row of the other.
+      first: [pairs] position of one image in `features`.
+      second: [pairs] position of the other image.
       same: [pairs] bool, True where both images show one person.
       fold: [pairs] fold id.
       rules: the rules that decide pairs; `PRESETS` contains the published ones.
@@ -91,9 +93,9 @@ def verify_pairs(
       progress: called with (number of finished folds, number of all tested folds).
 
     Raises:
-      ValueError: a feature is zero or not finite, or all features are equal; lengths differ; a row
-        does not exist; a fold has no same or no different pairs; or the rules do not fit the
-        features.
+      ValueError: a feature is zero or not finite, or all features are equal; lengths differ; a
+        position does not exist; a fold has no same or no different pairs; or the rules ask for more
+        PCA dimensions than features or images have.
 
     Example:
       >>> features = np.array([[2.0, 0.0], [3.0, 0.1], [0.0, 1.0], [0.1, 5.0]])
@@ -204,13 +206,15 @@ def score_pairs(
       name: name of the protocol.
       named: the features of the list's images.
       pairs: the list of pairs.
-      settings: `rules`, `pca`, `bootstrap`, `grouping` and `progress` are used.
+      settings: the options, of which `rules`, `pca`, `bootstrap`, `grouping` and `progress` are
+        used. `bootstrap` resamples people, and so needs image names of the form person/file.
       tested: ids of the folds that are held out in turn; by default all.
 
     Raises:
       InputError: an image has no feature, a name does not tell the person although `bootstrap` is
-        set, or the groups do not fit.
-      ValueError: for the reasons that `verify_pairs` names.
+        set, or an image has no group although `grouping` is set.
+      ValueError: a feature is zero or not finite, a fold has no same or no different pairs, or the
+        rules ask for more PCA dimensions than there are.
     """
     first, second = named.rows(pairs.first, name), named.rows(pairs.second, name)
     rules = settings.pair_rules()
@@ -317,9 +321,10 @@ def _intervals_over_people(
 
 
 def common_thresholds(scores: np.ndarray, same: np.ndarray) -> dict[float, float]:
-    """Returns the threshold over all pairs by false accept rate.
+    """Returns a dict from false accept rate to the threshold that has this rate on all given pairs.
 
-    Rates of `PAIR_FARS` for which there are too few different pairs are left out.
+    The rates are 0.01 and 0.001. A rate is left out if there are fewer than 1 / rate different
+    pairs.
 
     Args:
       scores: [pairs] similarities.
@@ -334,17 +339,22 @@ def common_thresholds(scores: np.ndarray, same: np.ndarray) -> dict[float, float
 
 
 def interval_steps(draws: int) -> tuple[str, ...]:
-    """Returns the sentence about intervals for the procedure; an empty tuple without intervals."""
+    """Returns a sentence that describes confidence intervals, for the procedure in a result.
+
+    Args:
+      draws: number of bootstrap resamples of people; 0 gives an empty tuple.
+    """
     return (f"intervals: 95 % of {draws:,} resamples of people",) if draws else ()
 
 
 def rate_labels(rates: PairRates, of: str = "") -> dict[str, str]:
-    """Returns the label of each rate for tables, by the rate's name in `PairRates.spread`.
+    """Returns a dict from each rate's name in a record to its label in tables.
 
-    The label of a TAR states if there are too few pairs for its FAR.
+    The names are "eer", "auc" and such as "tar_at_far_0.001", and their labels "EER", "AUC" and
+    "TAR at FAR 0.1 %". The label of a TAR ends with a note if there are too few pairs for its FAR.
 
     Args:
-      rates: the rates.
+      rates: the rates, whose false accept rates are labelled.
       of: text that is added to the label of each TAR, such as the pairs that it is measured on.
     """
     names = {"eer": "EER", "auc": "AUC"}

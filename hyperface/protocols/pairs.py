@@ -25,7 +25,7 @@ _SAME = {"1": True, "0": False, "-1": False}
 def read_pairs(
     path: Path | str, folds: int | None = None, *, repeats: bool = False, equal: bool = True
 ) -> PairList:
-    """Reads a pair list. The suffix of its name and its first line tell which form it has:
+    """Reads a pair list. The suffix of the file's name and its first line tell which form it has:
 
     - "a.jpg b.jpg 1" or "1 a.jpg b.jpg", with 0 or -1 for different people: the text lists of
       AgeDB-30 and the `_ann.txt` lists. Fields are separated by tabs or commas where the first line
@@ -38,10 +38,11 @@ def read_pairs(
 
     Args:
       path: the file.
-      folds: number of folds, for a file that does not name the fold of each pair; `block_folds`
-        then splits the pairs. CALFW names the folds of its same pairs only. None takes 10; without
-        `equal`, it takes fewer if there are fewer than 10 same or 10 different pairs.
-      repeats: whether a pair may be listed twice.
+      folds: number of folds, for a file that does not name the fold of each pair. Fold k then has
+        the k-th part of the same pairs and of the different pairs (`block_folds`). CALFW names the
+        folds of its same pairs only. None takes 10; if `equal` is False, it takes fewer if there
+        are fewer than 10 same or 10 different pairs.
+      repeats: whether a pair may be listed more than once. If not, a repeated pair is an error.
       equal: whether all folds must have the same number of pairs, as in published lists.
 
     Returns:
@@ -49,7 +50,8 @@ def read_pairs(
 
     Raises:
       InputError: a line breaks the form, repeats a pair or has an image twice, and the message
-        names the line; or a number of folds is given for a file that names folds.
+        names the line; a number of folds is given for a file that names folds; or the pairs cannot
+        be split into so many folds.
 
     References:
       Moschoglou et al.: AgeDB, CVPRW 2017. Zheng, Deng, Hu: Cross-Age LFW, 2017. Zheng, Deng:

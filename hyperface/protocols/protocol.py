@@ -19,24 +19,32 @@ from hyperface.protocols.template_rules import TemplateRule
 
 
 class Distractors(NamedTuple):
-    """Features of distractors: images of people whom no probe shows, added to the search."""
+    """Features of distractors, for a protocol that searches people among many strangers.
+
+    A probe is an image whose person is searched in a gallery. The gallery has another image of this
+    person, and the distractors: images of people whom no probe shows. MegaFace has a million.
+    """
 
     features: np.ndarray
-    """[distractors, dim], which may be mapped from a file."""
+    """[distractors, dim] one feature per distractor, of any norm. The array may be memory-mapped,
+    since it is read in blocks."""
     names: Sequence[str] | None = None
-    """[distractors] names of the images; None if they have no names."""
+    """[distractors] name of each image, by which lists choose or leave out distractors. None if the
+    names are not known: all distractors are then used, and a list of distractors is an error."""
 
 
 @dataclass(frozen=True)
 class Settings:
-    """The options of all protocols; each protocol uses only those that its `options` names.
+    """The options of all protocols. Each protocol uses only those that apply to it.
 
     Raises:
       InputError: `template_rule` is set together with `gammas` or `pool_media`.
     """
 
     rules: PairRules | None = None
-    """Rules of pair lists and videos; None takes the protocol's default. The command's option is
+    """Rules that decide whether a pair of images or videos shows one person: what is subtracted,
+    the similarity, and how the threshold is fitted. None takes the protocol's default: the preset
+    "plain" for CFP, and "normface" for other pair lists and videos. The command's option is
     --preset."""
     pca: float | int | None = None
     """Share of the variance in (0, 1), or number of dimensions, that PCA keeps on pair lists. It
@@ -45,37 +53,46 @@ class Settings:
     """Number of bootstrap resamples of people, from which intervals are computed; 0 computes no
     intervals. None takes the protocol's default, which is 0 for pair lists."""
     folds: int | None = None
-    """Number of folds of a user's list that names no folds. None takes 10, or fewer if there are
-    fewer same or different pairs."""
+    """Number of folds into which a user's list of pairs is split if the list does not name the fold
+    of each pair. None takes 10, or fewer if there are fewer same or different pairs."""
     seed: int = 0
-    """Seed of the random halves of people and of random samples of pairs."""
+    """Seed of the protocol `folder`, which splits people into two halves at random, and draws
+    random samples of pairs."""
     rule: Rule = "blufr"
-    """Rule by which BLUFR turns a false accept rate into a threshold: see `impostor_threshold`."""
+    """Rule by which the protocol `blufr` turns a false accept rate into a threshold. With N
+    impostor scores, "blufr" takes the k-th highest, where k = FAR N rounded. "strict" takes a
+    threshold just above the (k + 1)-th highest, with k rounded down, so that the measured FAR is
+    never higher."""
     gammas: int | None = None
-    """K, the number of terms in the fusion of `template_scores`; None takes the protocol's
-    default."""
+    """K, the number of terms in Ring loss' fusion of a template pair (`template_scores`). None
+    takes the protocol's default: 8 for IJB-A, 2 for CS3, and no fusion but the cosine of mean
+    features for IJB-B and IJB-C."""
     pool_media: bool = False
-    """Whether the images of a template that belong to one medium, such as a video, count as one
-    image."""
+    """Whether the images of a template that belong to one medium, such as a video, are first
+    averaged to one image."""
     template_rule: TemplateRule | None = None
-    """Another project's rule for templates, in place of `gammas` and `pool_media`."""
+    """insightface's rule that merges the images of a template into one feature, on IJB-B and IJB-C.
+    It replaces `gammas` and `pool_media`. None merges them by those two."""
     pairs: Path | None = None
-    """The file that lists the pairs, for the protocol `pairs`."""
+    """The file that lists the pairs, for the protocol `pairs`; None takes `pairs.csv` in the folder
+    of the data set."""
     distractors: Distractors | None = None
-    """Features of the distractors, for a protocol that searches among them."""
+    """Features of the distractors, which the protocol `megaface` requires; others ignore them."""
     probe_list: Path | None = None
-    """The file of MegaFace's list of probes; None takes all images."""
+    """The file of MegaFace's list of probes; None takes all images as probes."""
     distractor_list: Path | None = None
-    """The file of MegaFace's list of distractors; None takes all of them."""
+    """The file of MegaFace's list of distractors; None takes all distractors."""
     noises: tuple[Path, ...] = ()
-    """The files of MegaFace's lists of images to leave out."""
+    """The files of MegaFace's noise lists: images with wrong labels, which are left out."""
     place: Place = jnp.asarray
-    """Function that puts rows of features on one device, or splits them over several devices."""
+    """Function that takes features [rows, dim] and returns them as an array on JAX's default
+    device. Another function may split the rows over several devices."""
     grouping: Grouping | None = None
-    """Groups of images for which the scores are computed separately as well. The command's option
-    is --group-by."""
+    """Group of each image, such as a range of age. The scores are also computed on the pairs within
+    each group. None computes no such scores. The command's option is --group-by."""
     progress: Callable[[int, int], None] | None = None
-    """Function that is called with (number of finished parts, number of all parts)."""
+    """Function that is called with (number of finished parts, number of all parts) of the
+    computation; None reports nothing."""
 
     def __post_init__(self) -> None:
         if self.template_rule and (self.gammas is not None or self.pool_media):
@@ -85,17 +102,30 @@ class Settings:
             )
 
     def files(self) -> tuple[Path, ...]:
-        """Returns the files that the settings were read from; the record has their digests."""
+        """Returns the path of the file of groups, or () without groups.
+
+        An evaluation records the digest of these files beside those of the protocol's files.
+        """
         return () if self.grouping is None else (Path(self.grouping.file),)
 
     def pair_rules(self, default: str = "normface") -> PairRules:
-        """Returns the rules for pair lists: `video_rules`, with `pca` if that is not None."""
+        """Returns the rules by which pairs of images are decided.
+
+        They are `rules`, with `pca` in place of their own if `pca` is not None.
+
+        Args:
+          default: name of the preset in `PRESETS` that is taken if `rules` is None.
+        """
         rules = self.video_rules(default)
         # 0 asks for no PCA, which the rules express by None.
         return rules if self.pca is None else replace(rules, pca=self.pca or None)
 
     def video_rules(self, default: str = "normface") -> PairRules:
-        """Returns `rules`, or the preset named `default` if they are None. `pca` is not used."""
+        """Returns the rules by which pairs of videos are decided: `rules`, whatever `pca` is.
+
+        Args:
+          default: name of the preset in `PRESETS` that is taken if `rules` is None.
+        """
         return self.rules or PRESETS[default]
 
 
@@ -108,7 +138,10 @@ set or None) -> paths."""
 
 @dataclass(frozen=True)
 class Protocol:
-    """A published way to compare images and to score the comparisons.
+    """A published way to compare images and to score the comparisons, such as LFW's 6,000 pairs.
+
+    The object names the data set, the files that list the comparisons, the accepted options, and
+    the function that computes the scores. `registry.PROTOCOLS` has all protocols by name.
 
     Example:
       >>> from hyperface.protocols import registry
@@ -120,28 +153,33 @@ class Protocol:
     """
 
     name: str
-    """Name by which users choose the protocol."""
+    """Name by which users choose the protocol, such as "lfw"."""
     title: str
     """Title in tables and reports."""
     dataset: str | None
-    """Name of the prepared data set whose images it compares; None if the user has to name one."""
+    """Name of the prepared data set whose images are compared. None if there is no such set, and
+    the user has to name one."""
     scorer: Scorer
-    """Function that scores features by the protocol."""
+    """Function (protocol's name, features of images with their names, paths of the protocol's
+    files, settings) -> the scores with their procedure."""
     file_names: tuple[str, ...] = ()
-    """Paths of its files, relative to the folder of protocol files."""
+    """Paths of the files that list the comparisons, relative to the folder of protocol files."""
     options: frozenset[str] = frozenset()
-    """Names of the evaluation's command-line options that the protocol accepts."""
+    """Names of the evaluation's command-line options that the protocol accepts, such as "pca"."""
     more_files: Callable[[Settings], tuple[str, ...]] | None = None
     """Function that returns the paths of further files that the settings require, relative to the
-    folder of protocol files."""
+    folder of protocol files. None if no setting requires a file."""
     find_files: FindFiles | None = None
-    """Function that finds the files if options name them; if it is None, `file_names` are used."""
+    """Function (protocol's name, folder of protocol files, settings, folder of the data set or
+    None) -> paths of all files, for a protocol whose files are named by options. It replaces
+    `file_names` and `more_files`; None uses these two."""
     check: Callable[[str, Settings], None] | None = None
     """Function that takes the protocol's name and the settings, and raises InputError if the
-    settings do not fit. The evaluation calls it before it computes any features."""
+    settings do not fit. The evaluation calls it before it computes any features. None if all
+    settings fit."""
     has_distractors: bool = False
-    """Whether probes are searched among distractors, whose features the user gives by
-    --distractors."""
+    """Whether the user has to give features of distractors by --distractors. These are images of
+    other people, which are added to the gallery in which probes are searched."""
 
     def files(
         self,
@@ -154,7 +192,11 @@ class Protocol:
         Args:
           folder: the folder of protocol files.
           settings: the settings, which may name other files.
-          dataset: the folder of the prepared data set, if there is one.
+          dataset: the folder of the prepared data set, which may contain the list of pairs; None if
+            there is none.
+
+        Returns:
+          The paths, in the order in which `score` takes them.
 
         Raises:
           InputError: a file is missing, or a required option does not name a file.
@@ -180,9 +222,9 @@ class Protocol:
         """Scores the features of all images that the files name; other images are not used.
 
         Args:
-          features: the features and names of the images.
-          files: the files that `files` returned.
-          settings: the options of the protocol.
+          features: the features and names of the images, in any order.
+          files: the paths that the method `files` returned.
+          settings: the options; those that do not apply to the protocol are ignored.
 
         Raises:
           InputError: a file is damaged, an image has no feature, or the features cannot be scored.

@@ -27,7 +27,7 @@ PROTOCOLS: Mapping[str, Protocol] = {protocol.name: protocol for protocol in _di
 
 
 def find(name: str) -> Protocol:
-    """Returns the protocol of this name.
+    """Returns the protocol of this name, such as "lfw".
 
     Raises:
       InputError: no protocol has this name. The message suggests the nearest name.
@@ -38,7 +38,11 @@ def find(name: str) -> Protocol:
 
 
 def takers(option: str) -> list[str]:
-    """Returns the sorted names of the protocols that accept an option of the evaluation."""
+    """Returns the sorted names of the protocols that accept a command-line option.
+
+    Args:
+      option: name of the option with underscores and without dashes, such as "template_rule".
+    """
     return sorted(protocol.name for protocol in PROTOCOLS.values() if option in protocol.options)
 
 
@@ -53,8 +57,9 @@ def score(
     Args:
       name: name of the protocol.
       features: the features of at least the images that the protocol compares.
-      folder: the folder of the protocol's files.
-      settings: the options of the protocol.
+      folder: the folder of protocol files, in which the protocol's lists have fixed paths, such as
+        `lfw/pairs.txt`.
+      settings: the options; those that do not apply to the protocol are ignored.
 
     Raises:
       InputError: the protocol is unknown, a file is missing or damaged, an image has no feature, or

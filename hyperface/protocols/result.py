@@ -26,8 +26,10 @@ class Figure(NamedTuple):
     """A score as a share in [0, 1], with its spread if it is known."""
 
     value: float
+    """The score."""
     spread: float | None = None
-    """Spread of the value, also as a share; `Result.spread` names its kind."""
+    """Spread of the score, also as a share, such as its standard error over folds; `Result.spread`
+    names the kind. None if the spread is not known."""
 
 
 class HardPair(NamedTuple):
@@ -56,48 +58,53 @@ class DecidedPairs(NamedTuple):
     score: np.ndarray
     """[pairs] similarity, higher for pairs that are more alike."""
     right: np.ndarray
-    """[pairs] bool, whether the pair was decided rightly at the threshold of its fold."""
+    """[pairs] bool, whether the pair was decided correctly at the threshold of its fold."""
 
 
 @dataclass(frozen=True)
 class Result:
-    """The result of one protocol."""
+    """The result of one protocol: its scores, and all that reports and records show about them."""
 
     protocol: str
     """Name of the protocol."""
     figures: dict[str, Figure]
-    """Scores by their labels, such as "accuracy"."""
+    """Label of a score, such as "accuracy" -> the score with its spread."""
     steps: tuple[str, ...]
     """The procedure: one sentence per step of the computation."""
     spread: str = ""
-    """The kind of spread that the scores have, such as `OVER_FOLDS`; empty if they have none."""
+    """The kind of spread that the scores have, such as "standard error over folds"; "" if they have
+    none."""
     intervals: dict[str, tuple[float, float]] = field(default_factory=dict)
-    """(lower, upper) limit of a score, by the score's label: 95 % of the bootstrap resamples of
-    people lie between both."""
+    """Label of a score -> its (lower, upper) limit: 95 % of the bootstrap resamples of people lie
+    between both. Empty if no resamples were drawn."""
     curves: dict[str, Roc] = field(default_factory=dict)
-    """ROC curves by name: the protocol's name, or the name of a rule if there are several."""
+    """Name -> ROC curve. The name is that of the protocol, or for videos that of a rule, such as
+    "mean"."""
     scores: tuple[np.ndarray, np.ndarray] | None = None
     """([pairs] similarities, [pairs] bool, True where both images show one person), for a
-    histogram."""
+    histogram. None if the protocol has no single list of image pairs."""
     ranks: np.ndarray | None = None
-    """[max_rank] cumulative match characteristic, see `cmc`."""
+    """[max_rank] cumulative match characteristic: share of searches whose mate has rank 1, at most
+    2, and so on. None if the protocol does not search."""
     false_accepts: Sequence[HardPair] = ()
-    """The pairs of different people with the highest scores, the highest first."""
+    """At most 20 pairs of different people with the highest scores, the highest first."""
     false_rejects: Sequence[HardPair] = ()
-    """The pairs of one person with the lowest scores, the lowest first."""
+    """At most 20 pairs of one person with the lowest scores, the lowest first."""
     pairs: DecidedPairs | None = None
-    """Every pair with its decision; None unless the protocol scores one list of pairs once."""
+    """Every pair with its decision. None if the protocol has no list of image pairs, or if the
+    scores are means over several checkpoints."""
     calibration: Calibration | None = None
     """Thresholds and probabilities for new pairs; None if the protocol does not fit them."""
     quality: NormQuality | None = None
     """The measured relation of feature norm and image quality; None if it is not measured."""
     groups: dict[str, Group] = field(default_factory=dict)
-    """Scores of each group of images by the group's name; empty if the user gives no groups."""
+    """Name of a group of images -> the scores of its pairs; empty if the user gives no groups."""
     details: dict[str, Any] = field(default_factory=dict)
-    """Values by fold, trial or split, under the names that they have in the JSON file."""
+    """Further values for the JSON file by name, such as "fold accuracies", a list of one number per
+    fold. They contain only types that JSON has."""
     counts: dict[str, int | list[int]] = field(default_factory=dict)
-    """Number of pairs, or of probes or templates, by kind; a list has one number per split or
-    trial."""
+    """Kind -> number of pairs, probes or templates of this kind, for example "same pairs". A list
+    has one number per split or trial."""
 
     def record(self) -> dict[str, Any]:
         """Returns the part of the result that goes into a JSON file; NaN and infinity become None.
@@ -159,9 +166,10 @@ def _curve(curve: Roc) -> dict[str, list[float]]:
 
 
 def pair_counts(*same: np.ndarray) -> dict[str, int | list[int]]:
-    """Returns the numbers of pairs as `Result.counts` has them: "same pairs", "different pairs".
+    """Returns the numbers of pairs under the keys "same pairs" and "different pairs".
 
-    With one split the values are numbers, with several they are lists of one number per split.
+    This is the form of `Result.counts`: for one split the values are numbers, and for several
+    splits they are lists of one number per split.
 
     Args:
       same: for each split, [pairs] bool, True where both images show one person.
@@ -184,9 +192,9 @@ def _finite(value: Any) -> Any:
 def hardest(
     scores: np.ndarray, first: Sequence[str], second: Sequence[str], same: np.ndarray
 ) -> tuple[list[HardPair], list[HardPair]]:
-    """Returns the different pairs with the highest scores and the same pairs with the lowest.
+    """Returns (different pairs with the highest scores, same pairs with the lowest scores).
 
-    At most `HARDEST` pairs of each kind are returned, and the hardest pair comes first.
+    At most 20 pairs of each kind are returned, and the hardest pair comes first.
 
     Args:
       scores: [pairs] similarities; pairs whose score is not finite are left out.
@@ -206,9 +214,14 @@ def hardest(
 
 
 def hardest_rows(scores: np.ndarray, same: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Returns (positions of the hardest different pairs, of the hardest same pairs).
+    """Returns (positions of the hardest different pairs, positions of the hardest same pairs).
 
-    Arguments and order are those of `hardest`.
+    At most 20 positions of each kind are returned, and the hardest pair comes first. Different
+    pairs are hard if their score is high, and same pairs if it is low.
+
+    Args:
+      scores: [pairs] similarities; pairs whose score is not finite are left out.
+      same: [pairs] bool, True where both images show one person.
     """
     same, worst_of_kind = checked_same(same), []
     # The sign puts the highest scores of different pairs first, and the lowest of same pairs.
@@ -223,9 +236,10 @@ def hardest_rows(scores: np.ndarray, same: np.ndarray) -> tuple[np.ndarray, np.n
 def over_snapshots(results: Sequence[Result]) -> Result:
     """Averages the scores of one protocol over several checkpoints, and adds their spread.
 
-    Curves, groups and feature norms are those of the last checkpoint; intervals and the calibration
-    are left out. If a sentence of the procedure differs between checkpoints, it states to which
-    checkpoint it belongs.
+    The spread is the standard deviation over checkpoints. Curves, hardest pairs, groups and feature
+    norms are those of the last checkpoint; decided pairs, intervals and the calibration are left
+    out. If a sentence of the procedure differs between checkpoints, it states to which checkpoint
+    it belongs.
 
     Args:
       results: one result per checkpoint, in the order of the checkpoints.

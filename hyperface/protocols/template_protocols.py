@@ -43,20 +43,25 @@ def score_templates(
 ) -> Result:
     """Scores verification (1:1) of template pairs: mean TAR over the splits, and its spread.
 
+    A template is a set of images of one person.
+
     Args:
       name: name of the protocol.
-      named: the features of the templates' images.
+      named: the features of the templates' images, under the names that `face_names` returns.
       splits: for each split, (its templates, the pairs that are compared).
-      gammas: K in the fusion of `template_scores`; None compares mean features.
-      pool_media: whether images of one medium count as one.
-      rule: another project's rule for templates; `gammas` must then be None and `pool_media` False.
-      detector: name of an image -> detection score of its face, for a rule that weighs images by
-        it.
+      gammas: K, the number of terms in the fusion of `template_scores`; None takes the cosine of
+        the templates' mean features.
+      pool_media: whether the images of a template that belong to one medium, such as a video, are
+        first averaged to one image.
+      rule: insightface's rule that merges the images of a template into one feature; `gammas` must
+        then be None and `pool_media` False. None merges by these two.
+      detector: name of an image -> score that the face detector gave its face. Needed only if
+        `rule` weights images by it.
       progress: called with (number of finished parts, number of all parts).
 
     Raises:
-      InputError: an image has no feature under the name that `face_names` gives it, or neither the
-        list nor the people of templates state which pairs are same pairs.
+      InputError: an image has no feature under the name that `face_names` gives it, an image has no
+        detection score although the rule needs one, or it is not known which pairs are same pairs.
     """
     rates, steps, scores, same = [], [], [], []
     faces = face_names([templates for templates, _ in splits])
@@ -111,6 +116,10 @@ def face_names(lists: Sequence[Templates]) -> list[list[str]]:
     If the lists name one person in an image, its face has the image's name. If they name several,
     as in a group photograph of IJB-A, the image has a face per person: the face of person 12 in
     `img/5.jpg` is named `img/5@12.jpg`.
+
+    Args:
+      lists: all lists of one protocol, since two of them may name different people in an image. A
+        list without people keeps the images' names.
     """
     people: dict[str, set[int]] = {}
     for listed in lists:
@@ -188,22 +197,27 @@ def score_search(
 ) -> Result:
     """Scores the search of probe templates in a gallery (1:N): identification rates and DIR.
 
-    Each score is a mean over the splits, with its spread. DIR is reported at FAR 1 and 10 %, if
-    there are enough probes without a mate.
+    A template is a set of images of one person. Each score is a mean over the splits, with its
+    spread. The detection and identification rate (DIR) is reported at FAR 1 and 10 %, if there are
+    enough probes without a mate in the gallery.
 
     Args:
       name: name of the protocol.
-      named: the features of the templates' images.
+      named: the features of the templates' images, under the names that `face_names` returns.
       splits: for each split, (gallery templates, probe templates), both with people.
-      gammas: K in the fusion of `template_scores`; None compares mean features.
-      pool_media: whether images of one medium count as one.
-      rule: another project's rule for templates; `gammas` must then be None and `pool_media` False.
-      detector: name of an image -> detection score of its face, for a rule that weighs images by
-        it.
+      gammas: K, the number of terms in the fusion of `template_scores`; None takes the cosine of
+        the templates' mean features.
+      pool_media: whether the images of a template that belong to one medium, such as a video, are
+        first averaged to one image.
+      rule: insightface's rule that merges the images of a template into one feature; `gammas` must
+        then be None and `pool_media` False. None merges by these two.
+      detector: name of an image -> score that the face detector gave its face. Needed only if
+        `rule` weights images by it.
       progress: called with (number of finished parts, number of all parts).
 
     Raises:
-      InputError: an image has no feature under the name that `face_names` gives it.
+      InputError: an image has no feature under the name that `face_names` gives it, or has no
+        detection score although the rule needs one.
     """
     ranks, rates, steps, fewest, sizes = [], [], [], [], []
     faces = face_names([side for split in splits for side in split])

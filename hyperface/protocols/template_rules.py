@@ -10,21 +10,25 @@ from hyperface.protocols.templates import GroupedTemplates
 
 
 class TemplateRule(NamedTuple):
-    """insightface's rule for templates: it averages each medium, and sums the means of the media.
+    """A rule of the insightface project, which merges a template's images into one feature.
 
-    The mean of a medium is not scaled to unit length. So a medium weighs less if its images differ,
-    or if their features are short.
+    A template is a set of images of one person; a medium is a photo or a video, whose frames are
+    images. The rule weights the images' features, averages them within each medium, sums the means
+    of the template's media, and scales the sum to unit length. The mean of a medium is not scaled.
+    So a medium weighs less if its images differ, or if their features are short.
     """
 
     name: str
+    """Name by which users choose the rule, a key of `TEMPLATE_RULES`."""
     norms: bool
-    """Whether an image is weighted by the norm of its feature. If False, features are scaled to
-    unit length first."""
+    """True: features enter with the length that the network gave them, so that an image with a
+    longer feature weighs more. False: each feature is scaled to unit length first."""
     detector: bool
-    """Whether an image is also weighted by the score that the face detector gave its face."""
+    """True: each feature is multiplied by the score that the face detector gave the image's face.
+    Such a rule needs detection scores. False: no detection scores are used."""
 
     def step(self) -> str:
-        """Returns the procedure of the rule as a sentence."""
+        """Returns a sentence that describes the rule, for the procedure in a protocol's result."""
         weights = ["the norms of their features"] * self.norms
         weights += ["the scores of the face detector"] * self.detector
         weigh = f"weigh by {' and by '.join(weights)}" if weights else "are scaled to unit length"
@@ -53,14 +57,19 @@ def group_by_rule(
     rule: TemplateRule,
     detector: np.ndarray | None = None,
 ) -> GroupedTemplates:
-    """Merges images, in any order, into templates of one feature each.
+    """Merges the images of each template into one feature, by a rule of insightface.
 
     Args:
-      features: [images, dim] of any norm.
-      template: [images] template id.
-      media: [images] media id, which the frames of one video share.
-      rule: the rule, which states how images are weighed.
-      detector: [images] detection scores in [0, 1], for a rule that needs them.
+      features: [images, dim] features of any norm, in any order.
+      template: [images] id of the template that each image belongs to.
+      media: [images] id of the medium; the frames of one video share it. A medium counts separately
+        in each template.
+      rule: the rule that weights and merges images.
+      detector: [images] score above 0 that the face detector gave each image's face. Required if
+        `rule.detector` is True, else not used.
+
+    Returns:
+      One feature of unit length per template. `ids` are the templates in rising order.
 
     Raises:
       ValueError: a feature is zero or not finite, all features are equal, lengths differ, or

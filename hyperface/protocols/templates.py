@@ -27,19 +27,21 @@ BLOCK_IMAGES = 2**14
 
 
 class GroupedTemplates(NamedTuple):
-    """Features of images, grouped by template."""
+    """Features of images, grouped by template. A template is a set of images of one person."""
 
     features: np.ndarray
-    """[images, dim] at unit length; the images of a template are adjacent."""
+    """[images, dim] features of unit length; the images of a template are adjacent rows. A row may
+    also stand for several images that were merged, such as the frames of a video."""
     ids: np.ndarray
-    """[templates] in ascending order."""
+    """[templates] ids of the templates, in rising order."""
     starts: np.ndarray
-    """[templates + 1] row where each template's images start; the last is the number of images."""
+    """[templates + 1] positions in `features`: template i has the rows from starts[i] up to, but
+    without, starts[i + 1]."""
     steps: tuple[str, ...]
-    """The procedure, one sentence per step."""
+    """A description of how the images were merged, one sentence per step."""
 
     def means(self) -> np.ndarray:
-        """Returns the mean of each template's features at unit length, [templates, dim]."""
+        """Returns [templates, dim], the mean feature of each template, scaled to unit length."""
         # The sum has the direction of the mean, and the length goes anyway.
         return unit_rows(np.add.reduceat(self.features, self.starts[:-1], axis=0))
 
@@ -47,13 +49,15 @@ class GroupedTemplates(NamedTuple):
 def group_templates(
     features: np.ndarray, template: np.ndarray, media: np.ndarray | None = None
 ) -> GroupedTemplates:
-    """Groups images, in any order, by template; with `media` each medium becomes one image.
+    """Groups images by template, and merges the images of each medium if `media` is given.
 
     Args:
-      features: [images, dim] of any norm. Give an image twice if it is in two templates.
-      template: [images] template id.
-      media: [images] media id, which the frames of one video share. Each medium of a template then
-        counts as one image: the mean of its images, at unit length. None keeps all images.
+      features: [images, dim] of any norm, in any order. Give an image twice if it is in two
+        templates.
+      template: [images] id of the template that each image belongs to.
+      media: [images] id of the medium (a photo or a video) of each image; frames of one video share
+        it. Each medium of a template then counts as one image, whose feature is the mean of its
+        images' unit features, scaled to unit length. None keeps all images.
 
     Raises:
       ValueError: a feature is zero or not finite, all features are equal, or lengths differ.
@@ -85,11 +89,12 @@ class TemplateVerification(NamedTuple):
     """The result of verification (1:1) on template pairs."""
 
     scores: np.ndarray
-    """[pairs] scores as `template_scores` returns them."""
+    """[pairs] similarity of each pair, higher for pairs that are more alike. It lies in [-K, K] for
+    the fusion with K terms, and in [-1, 1] for the cosine of mean features."""
     rates: PairRates
     """EER, AUC and TAR at each FAR, for each split."""
     steps: tuple[str, ...]
-    """The procedure, one sentence per step."""
+    """A description of the computation, one sentence per step."""
 
 
 def template_scores(
@@ -111,15 +116,16 @@ def template_scores(
       templates: as `group_templates` returns them.
       first: [pairs] id of one template.
       second: [pairs] id of the other template.
-      gammas: K, 8 for IJB-A and 2 for Janus CS3 in the paper; None for the cosine of the templates'
-        mean features, the usual alternative.
+      gammas: K, the number of terms; the paper has 8 for IJB-A and 2 for Janus CS3. None computes
+        no fusion but the cosine of the templates' mean features, the usual alternative.
       progress: called with (number of finished pairs, number of all pairs).
 
     Returns:
-      [pairs] scores in [-K, K].
+      [pairs] scores in [-K, K], or cosines if `gammas` is None.
 
     Raises:
-      ValueError: a template has no images, lengths differ, or `gammas` is outside 1 to MOST_GAMMAS.
+      ValueError: a template has no images, lengths differ, or `gammas` is outside 1 to 40
+        (MOST_GAMMAS).
 
     Example:
       >>> templates = group_templates(np.eye(2), [5, 9])
@@ -162,16 +168,17 @@ def score_matrix(
 
     Args:
       templates: as `group_templates` returns them.
-      probes: [probes] template ids.
-      gallery: [gallery] template ids.
-      gammas: as in `template_scores`.
+      probes: [probes] ids of the templates that are searched.
+      gallery: [gallery] ids of the templates among which they are searched.
+      gammas: K, the number of terms in the fusion of `template_scores`; None for the cosine of the
+        templates' mean features.
       progress: called with (number of finished probes, number of all probes).
 
     Returns:
-      [probes, gallery] scores.
+      [probes, gallery] scores in [-K, K], or cosines if `gammas` is None.
 
     Raises:
-      ValueError: for the reasons that `template_scores` names.
+      ValueError: a template has no images, or `gammas` is outside 1 to MOST_GAMMAS (40).
     """
     (probes,), (gallery,) = checked_columns(probes=probes), checked_columns(gallery=gallery)
     probes, gallery = (positions(templates.ids, ids, "template") for ids in (probes, gallery))
@@ -205,13 +212,16 @@ def verify_templates(
       first: [pairs] id of one template.
       second: [pairs] id of the other template.
       same: [pairs] bool, True where both templates show one person.
-      split: [pairs] split id.
-      gammas: as in `template_scores`.
+      split: [pairs] id of the split that each pair belongs to. Each split has its own thresholds.
+        Equal ids for all pairs give the rates of all pairs together.
+      gammas: K, the number of terms in the fusion of `template_scores`; None for the cosine of the
+        templates' mean features.
       fars: false accept rates in [0, 1].
-      progress: as in `template_scores`.
+      progress: called with (number of finished pairs, number of all pairs).
 
     Raises:
-      ValueError: for the reasons that `template_scores` and `pair_rates` name.
+      ValueError: a template has no images, lengths differ, `gammas` is outside 1 to MOST_GAMMAS
+        (40), a rate is outside [0, 1], or a split has pairs of one kind only.
     """
     first, second, same, split = checked_columns(first=first, second=second, same=same, split=split)
     same = checked_same(same)

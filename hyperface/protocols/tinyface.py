@@ -30,22 +30,26 @@ BLOCK_PROBES = 64
 
 
 class ImagesOfPeople(NamedTuple):
-    """Images and the people in them."""
+    """Images and the people in them, as TinyFace lists them for its gallery and for its probes."""
 
     names: list[str]
-    """Paths of the images, below the data set's folder."""
+    """[images] paths of the images, below the data set's folder."""
     people: np.ndarray
     """[images] int64, id of the person in the image."""
 
 
 class Searches(NamedTuple):
-    """Outcomes of the search of each probe in a gallery with at least one image of its person."""
+    """Outcomes of the search of each probe in a gallery with at least one image of its person.
+
+    These images are the mates of the probe.
+    """
 
     ranks: np.ndarray
-    """[probes] one more than the number of other people's images that score at least as high as the
-    best mate."""
+    """[probes] rank of the best mate, from 1: one more than the number of other people's images
+    that score at least as high."""
     average_precision: np.ndarray
-    """[probes] average precision over the probe's mates, as in the released evaluation code."""
+    """[probes] average precision over the probe's mates: the area under precision over recall by
+    trapezoids, as in the released evaluation code."""
 
 
 def read_tinyface_list(path: Path | str, kind: str, folder: str) -> ImagesOfPeople:
@@ -57,9 +61,12 @@ def read_tinyface_list(path: Path | str, kind: str, folder: str) -> ImagesOfPeop
         cell per image name, and `gallery_ids` has the people.
       folder: the folder of the images, which is put in front of their names.
 
+    Returns:
+      The images with their people, in the order of the file.
+
     Raises:
-      InputError: the file is damaged, or a variable is missing or malformed; the message names the
-        variable and the row.
+      InputError: the file is damaged, or a variable is missing, is malformed or repeats an image;
+        the message names the variable, and the row if one row is wrong.
     """
     variables = read_mat(path)
     cells, ids = (variables.get(f"{kind}_{part}") for part in ("set", "ids"))
@@ -90,7 +97,10 @@ def search_mates(
     place: Place = jnp.asarray,
     progress: Progress | None = None,
 ) -> Searches:
-    """Searches every probe in the gallery by the cosine; ties count against the mates.
+    """Searches every probe in the gallery by the cosine.
+
+    The mates of a probe are the gallery images of its person. If another image scores the same as a
+    mate, it is ranked before the mate.
 
     Args:
       probes: [probes, dim] features of any norm.
@@ -98,7 +108,8 @@ def search_mates(
       gallery: [gallery, dim] features of any norm.
       gallery_people: [gallery] id of the person of each image; distractors have an id that no probe
         has.
-      place: puts rows of features on one device, or splits them over several.
+      place: function that takes features of probes [rows, dim] and puts them on JAX's default
+        device. Another function may split the rows over several devices.
       progress: called with (number of finished probes, number of all probes).
 
     Raises:

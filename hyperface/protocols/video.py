@@ -24,15 +24,15 @@ SINGLE = 100
 
 
 def read_ytf_splits(path: Path | str, *, folds: int = 10, size: int = 250) -> PairList:
-    """Reads `splits.txt`, with or without its header.
+    """Reads `splits.txt`, the pair list of YouTube Faces (YTF), with or without its header.
 
     A line is "fold, number, video, video, same". Folds and numbers start at 1 and are in order. A
     video is named by the folder of its frames, such as `Sadie_Frost/1`.
 
     Args:
       path: the file.
-      folds: number of folds.
-      size: number of same pairs per fold, and of different pairs.
+      folds: number of folds that the file must have.
+      size: number of same pairs that each fold must have, and of different pairs as well.
 
     Returns:
       The pairs of videos in the file's order.
@@ -118,11 +118,14 @@ def _score_halves(
 
 
 def half_pairs(people: Sequence[str]) -> PairList:
-    """Returns pairs of each person's two videos, and pairs with the next person's second video.
+    """Returns a same pair and a different pair per person, in ten folds of people.
 
-    The videos of a person have the names person/0 and person/1. A different pair has the first
-    video of one person and the second video of the next person, who is in the same fold. Folds are
-    drawn at random, but are the same in every run.
+    Each person has two videos, which have the names person/0 and person/1 and are the same pair.
+    The different pair has the first video of the person and the second video of another person in
+    the same fold. Folds are drawn at random, but are the same in every run.
+
+    Args:
+      people: names of the people, at least 20, so that each fold has two.
     """
     # A fixed seed, so that the folds are the same in every run.
     dealt = np.random.default_rng(0).permutation(len(people))

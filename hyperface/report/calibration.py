@@ -12,10 +12,13 @@ from hyperface.report.tables import Table, percent
 
 
 def threshold_table(title: str, found: Calibration) -> Table:
-    """Returns the table of thresholds and their measured rates, one row per false accept rate.
+    """Returns the table of thresholds and their measured rates, one row per requested error rate.
+
+    A row has the similarity from which pairs are called "same", the similarity up to which they are
+    called "different", and the rates that these thresholds have on other people.
 
     Args:
-      title: title of the protocol.
+      title: title of the protocol, which begins the title of the table.
       found: the calibration. Rates that were not measured give empty cells.
     """
     # Without resamples no point has limits, and the column would be empty.
@@ -68,9 +71,13 @@ def _limits(point: OperatingPoint) -> str:
 def probability_table(title: str, found: Calibration) -> Table:
     """Returns the table of Cllr and ECE, one row per way to turn a cosine into a probability.
 
+    Cllr is the cost of the log-likelihood ratio in bits per pair, and ECE is the expected
+    calibration error.
+
     Args:
-      title: title of the protocol.
-      found: the calibration, whose `quality` has the measured numbers.
+      title: title of the protocol, which begins the title of the table.
+      found: the calibration, whose `quality` has the measured numbers. Without measured quality the
+        table has no rows.
     """
     rows = [
         (name, f"{quality.cllr:.3f}", percent(quality.reliability.error))
@@ -90,12 +97,13 @@ def probability_table(title: str, found: Calibration) -> Table:
 
 
 def reliability_diagram(quality: Mapping[str, Quality]) -> Figure:
-    """Draws the observed share of same pairs against the stated probability, one point per bin.
+    """Draws the observed share of same pairs against the stated probability of one person.
 
-    The area of a point grows with the share of pairs in its bin.
+    Pairs are put into bins by their stated probability. Each bin is a point, whose area grows with
+    the share of pairs in the bin.
 
     Args:
-      quality: name of a way to state probabilities -> its measured quality.
+      quality: way to turn a cosine into a probability, such as "logistic" -> its measured quality.
     """
     figure, (axes,) = panels()
     axes.plot([0, 1], [0, 1], label="perfect", **BASELINE)

@@ -35,7 +35,9 @@ class Style(TypedDict):
     """The colour and dashes of a line, as keyword arguments of matplotlib's drawing functions."""
 
     color: str
+    """Colour as matplotlib takes it, such as "#0b6e99"."""
     linestyle: str
+    """Dashes as matplotlib takes them: "-", "--", "-." or ":"."""
 
 
 BASELINE = Style(color=GREY, linestyle="--")
@@ -45,13 +47,14 @@ BASELINE = Style(color=GREY, linestyle="--")
 def panels(
     rows: int = 1, columns: int = 1, *, height: float = HEIGHT, share: bool = False
 ) -> tuple[Figure, list[Axes]]:
-    """Returns (figure, its axes row by row); the axes have no upper and no right border.
+    """Creates an empty figure, and returns (figure, its axes row by row).
 
     Args:
       rows: number of rows of axes.
-      columns: number of axes per row; more than two become narrower.
+      columns: number of axes per row. The figure is never wider than two axes, so that more than
+        two are narrower.
       height: height of the whole figure in inches.
-      share: whether all axes have the same limits.
+      share: whether all axes have the same limits in x and in y.
     """
     figure = Figure(figsize=(min(columns * WIDTH, WIDEST), height), layout="constrained")
     # squeeze=False gives an array even for a single pair of axes.
@@ -66,7 +69,10 @@ def panels(
 
 
 def line_styles(named: Mapping[str, object]) -> list[Style]:
-    """Returns one style per name: grey and dashed for raw pixels, solid colours for other names.
+    """Returns one line style per name, in the order of the names.
+
+    A name that begins with "raw pixels" (the baseline) gets grey dashes. Other names get solid
+    lines in different colours, which repeat after eight names.
 
     Args:
       named: a mapping whose keys are the names; its values are not used.
@@ -79,7 +85,10 @@ def line_styles(named: Mapping[str, object]) -> list[Style]:
 
 
 def count_on(*axes: Axis) -> None:
-    """Puts the ticks of linear axes on whole numbers; labels of all axes get thousands commas."""
+    """Prepares axes of a figure that show counts, such as steps or images.
+
+    Ticks of linear axes are put on whole numbers, and all tick labels get thousands commas.
+    """
     for axis in axes:
         if axis.get_scale() == "linear":
             # By default MaxNLocator takes fractions where two whole numbers do not fit.
@@ -88,12 +97,17 @@ def count_on(*axes: Axis) -> None:
 
 
 def are_whole(values: np.ndarray) -> bool:
-    """Returns whether all numbers of an array are whole, as those of steps are."""
+    """Returns whether all numbers of an array are whole, so that its axis needs no fractions."""
     return bool(np.all(values == np.rint(values)))
 
 
 def save(figures: Mapping[str, Figure], folder: Path) -> dict[str, Path]:
-    """Writes `NAME.png` for each figure and returns the paths by name."""
+    """Writes each figure as a PNG file, and returns a dict from its name to the path.
+
+    Args:
+      figures: name -> figure, which is written to NAME.png.
+      folder: folder that receives the files.
+    """
     paths = {name: folder / f"{name}.png" for name in figures}
     for name, figure in figures.items():
         write_picture(paths[name], figure)
@@ -101,7 +115,10 @@ def save(figures: Mapping[str, Figure], folder: Path) -> dict[str, Path]:
 
 
 def write_picture(path: Path, figure: Figure) -> None:
-    """Writes a figure as a PNG file, whole or not at all, with all of its text in one size."""
+    """Writes a figure as a PNG file, after all of its text is set to one size.
+
+    An older file is replaced in one step, so that no half-written picture is left.
+    """
     # In memory first, so that an error leaves no half of a picture.
     data = io.BytesIO()
     # Titles and legends have larger and smaller text by default.

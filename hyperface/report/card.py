@@ -18,23 +18,26 @@ USES = {
 
 @dataclass(frozen=True)
 class Card:
-    """The content of a model card."""
+    """The content of the model card of an exported network, from which its text is written."""
 
     record: Mapping[str, Any]
-    """The record of the export, `embedder.json`."""
+    """The content of the export's `embedder.json`. The card uses its entries "model", "input",
+    "pixels", "normalize", "mirror", "files" and "step"."""
     feature_dim: int
-    """Number of features of the network for one image, without its mirror image."""
+    """Number of dimensions of the network's feature of one image, without its mirror image."""
     license: str | None = None
-    """Licence of the weights, by the name that hubs use; None if it is not known."""
+    """Licence of the weights, by the name that model hubs use; None if it is not known."""
     init_from: str | None = None
-    """The network from which the training started; for a weight file, the file itself."""
+    """The network from which the training started; None for random weights. If the export is of a
+    weight file and not of a run, it is this file."""
     experiment: Mapping[str, Any] | None = None
-    """The experiment of the run, as a dictionary; None for a weight file."""
+    """The configuration of the run, as a dictionary; None if a weight file was exported."""
     protocols: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
-    """The "protocols" of an `evaluation.json`: name of a protocol -> the record of its result."""
+    """Name of a protocol -> the record of its result, as an `evaluation.json` has them under
+    "protocols". Empty if no protocol was run."""
 
     def text(self) -> str:
-        """Returns the text of the file: YAML between two lines "---", then Markdown."""
+        """Returns the text of `README.md`: YAML between two lines "---", then Markdown."""
         return "\n".join([*self._front_matter(), *self._body(), ""])
 
     def _title(self) -> str:

@@ -23,14 +23,18 @@ class NamedImages(NamedTuple):
     """The names, labels and pixels of a data set, in stored order."""
 
     names: Sequence[str]
-    """"person/file" of each image."""
+    """[images] name of each image in the form person/file."""
     labels: np.ndarray
     """[images] label of each image's person, a whole number."""
     pixels: Callable[[int], np.ndarray]
-    """A function from an image's position to its pixels [height, width, 1 or 3] uint8."""
+    """Function that takes the position of one image, from 0, and returns its pixels [height, width,
+    1 or 3] uint8."""
 
     def people(self) -> dict[int, str]:
-        """Returns the person's name of each label: the part of image names before the first "/"."""
+        """Returns a dict from each label to the person's name.
+
+        The name is the part of the person's image names before the first "/".
+        """
         labels, firsts = np.unique(self.labels, return_index=True)
         return {
             int(label): self.names[int(i)].partition("/")[0]
@@ -41,10 +45,21 @@ class NamedImages(NamedTuple):
 def write_distances(
     folder: Path, images: NamedImages, distances: Distances, cleaning: Cleaning
 ) -> None:
-    """Writes the histograms `distances.png` and the image sheet `farthest.png`.
+    """Draws how far the images of a data set lie from the mean feature of their person.
 
-    The sheet shows the images that lie farthest from the mean of their person. To the left of each
-    stands the image of the same person that lies nearest to that mean.
+    Two files are written:
+
+    - `distances.png` has histograms of the squared distances of people (mean over their images) and
+      of images, with the thresholds above which they are dropped. The histogram of images leaves
+      out the images of dropped people.
+    - `farthest.png` shows the 40 images that lie farthest from the mean of their person, the
+      farthest first. To the left of each is the image of the same person that lies nearest.
+
+    Args:
+      folder: folder that receives both files.
+      images: the images of the data set.
+      distances: squared distances of images and people, in the order of `images`.
+      cleaning: the thresholds, and the people (classes) that are dropped.
     """
     # Images of dropped classes are gone, whatever their own distances are.
     in_kept = ~cleaning.dropped_classes[distances.labels]
@@ -67,18 +82,20 @@ def write_dropped(
     cleaning: Cleaning,
     overlap: Container[int],
 ) -> None:
-    """Writes a CSV line for each image that is left out: name, reason, distance and threshold.
+    """Writes a CSV file with one line per image that is left out of the data set.
 
-    The reason is the first of these that applies:
-      "overlap": the person is in another data set too.
-      "class": the mean squared distance of the person's images is above the threshold.
-      "image": the squared distance of the image is above the threshold.
+    A line has the image's name, the reason, the distance and the threshold. Distances are squared
+    distances of features to the mean of their person. The reason is the first of these that
+    applies:
+      "overlap": the person is in another data set too; distance and threshold are then empty.
+      "class": the mean distance of the person's images is above the threshold of classes.
+      "image": the distance of the image is above the threshold of images.
 
     Args:
       path: path of the CSV file.
       images: the images of the data set.
-      distances: squared distances of images and classes.
-      cleaning: the images to keep, and the thresholds.
+      distances: squared distances of images and of classes (people), in the order of `images`.
+      cleaning: the images to keep, the dropped classes, and the thresholds.
       overlap: labels of the people who are in another data set too.
     """
     rows = []
@@ -101,16 +118,18 @@ def write_overlap(
     pairs: Sequence[SimilarPeople],
     named: Container[tuple[int, int]],
 ) -> None:
-    """Writes `overlap.csv`, one line per pair of people, and `overlap.png`, their closest images.
+    """Writes the pairs of people who seem to be in a training set and in an evaluation set.
 
-    If there are no pairs, the picture is not written.
+    `overlap.csv` has one line per pair of people, with their most similar images. `overlap.png`
+    shows these images of the first 40 pairs; it is not written if there are no pairs.
 
     Args:
       folder: folder that receives both files.
       images: the training set, shown on the left.
       others: the evaluation set.
-      pairs: as `similar_people` returns them.
-      named: pairs of labels whose names are equal.
+      pairs: pairs of a training person and an evaluation person, as `similar_people` returns them.
+      named: pairs (label in the training set, label in the evaluation set) that were found by equal
+        names. Other pairs are marked as found by their features.
     """
     people, other_people = images.people(), others.people()
     rows = []

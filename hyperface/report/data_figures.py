@@ -9,7 +9,7 @@ from hyperface.report.canvas import COLOURS, count_on, panels
 def images_per_identity(counts: np.ndarray) -> Figure:
     """Draws a histogram of the number of images per identity.
 
-    Both axes are logarithmic if the counts range over more than 60 values.
+    Both axes are logarithmic if the largest and the smallest count differ by 59 or more.
 
     Args:
       counts: [identities] number of images of each identity, at least 1.
@@ -33,13 +33,16 @@ def images_per_identity(counts: np.ndarray) -> Figure:
 def distance_histogram(
     class_distances: np.ndarray, image_distances: np.ndarray, thresholds: tuple[float, float]
 ) -> Figure:
-    """Draws histograms of the squared distances to the class means, with a cleaning's thresholds.
+    """Draws histograms of the squared distances of features to the mean feature of their class.
+
+    A class is a person. The left panel shows classes, the right panel images, each with the
+    threshold above which the cleaning of a data set drops them.
 
     Args:
       class_distances: [classes] mean squared distance per class; NaN for a class without images.
       image_distances: [images] squared distance per image.
-      thresholds: the thresholds of classes and of images. Classes and images above them are
-        dropped; infinity drops none.
+      thresholds: (threshold of classes, threshold of images). Infinity drops none and is not
+        drawn.
     """
     figure, beside = panels(1, 2)
     drawn = ("classes", class_distances[~np.isnan(class_distances)]), ("images", image_distances)

@@ -37,13 +37,14 @@ class _Line(NamedTuple):
 def detection_sheet(source: Source, aligner: Aligner) -> Image.Image | None:
     """Draws photos with the box and landmarks of the chosen face, beside the aligned crops.
 
-    Photos without a face come first, then those of which the detector was least sure, then some
-    drawn at random.
+    The sheet is for a check of the detector by eye. It has at most 10 photos without a face, then
+    the 20 of which the detector was least sure, then 20 drawn at random. Photos that cannot be read
+    are left out.
 
     Args:
       source: the photos, whose names are those in the landmarks file.
-      aligner: cuts the crops out of the photos. Its path is that of the landmarks file, which
-        `find_landmarks` wrote.
+      aligner: the object that cuts the aligned crops out of the photos. `aligner.path` is the CSV
+        file of landmarks, boxes and scores that `find_landmarks` wrote.
 
     Returns:
       The sheet; None if no photo of the file can be read.

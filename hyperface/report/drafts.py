@@ -12,10 +12,12 @@ from hyperface.report.tables import Table
 
 
 class Drawn(NamedTuple):
-    """A figure with its caption."""
+    """A matplotlib figure with its caption, which is not saved yet."""
 
     caption: str
+    """Text that is shown below the figure."""
     figure: Figure
+    """The drawn figure."""
 
 
 class Draft(NamedTuple):
@@ -25,15 +27,22 @@ class Draft(NamedTuple):
     """
 
     title: str
+    """Heading of the section."""
     tables: Sequence[Table] = ()
+    """Tables, which are shown first."""
     figures: Mapping[str, Drawn] = {}
     """File name without its suffix -> figure with its caption."""
     pairs: Mapping[str, Sequence[FacePair]] = {}
-    """Caption -> pairs of faces."""
+    """Caption -> pairs of faces, which are shown after the figures."""
 
 
 def save_drafts(drafts: Sequence[Draft], folder: Path) -> list[Section]:
-    """Writes the figures of all drafts into a folder and returns the sections of the page."""
+    """Writes the figures of all drafts as PNG files, and returns the sections of the page.
+
+    Args:
+      drafts: one draft per section; file names of figures must differ between drafts.
+      folder: folder that receives the files.
+    """
     sections = []
     for draft in drafts:
         paths = save({name: drawn.figure for name, drawn in draft.figures.items()}, folder)
@@ -43,7 +52,9 @@ def save_drafts(drafts: Sequence[Draft], folder: Path) -> list[Section]:
 
 
 def file_name(text: str) -> str:
-    """Returns a text with "-" in place of all but letters, digits, ".", "_" and "-".
+    """Returns a text as a safe part of a file name.
+
+    Each character that is not a letter, a digit, ".", "_" or "-" is replaced by "-".
 
     Example:
       >>> file_name("raw pixels")

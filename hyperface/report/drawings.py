@@ -21,9 +21,11 @@ class Points(NamedTuple):
     places: np.ndarray
     """[points, 2] x and y of each point."""
     label: str = ""
+    """Text in the legend; "" for no entry."""
     size: float = 8.0
-    """Area of a marker in square points."""
+    """Area of a marker in square points, as matplotlib measures it."""
     marker: str = "o"
+    """Shape of the markers, as matplotlib names it: "o" is a disc."""
     hollow: bool = False
     """Whether only the outline is drawn, so that points below stay visible."""
 
@@ -34,10 +36,13 @@ class Line(NamedTuple):
     places: np.ndarray
     """[points, 2] x and y of the points that the line connects."""
     label: str = ""
+    """Text in the legend; "" for no entry."""
     colour: str = "#222222"
+    """Colour as matplotlib takes it."""
     style: str = "-"
+    """Dashes as matplotlib takes them: "-" is a solid line."""
     arrow: bool = False
-    """Whether the line ends in an arrow head."""
+    """Whether the line ends in an arrow head, at the last point."""
 
 
 def curves(
@@ -56,8 +61,8 @@ def curves(
       title: title of the axes.
       xlabel: quantity on the x axis.
       ylabel: quantity on the y axis.
-      marks: label -> height of a dashed horizontal line.
-      log: whether y is logarithmic.
+      marks: label -> y of a dashed horizontal line across the axes; None draws no such line.
+      log: whether the y axis is logarithmic.
     """
     figure, (axes,) = canvas.panels()
     for place, (label, (x, y)) in enumerate(lines.items()):
@@ -83,11 +88,13 @@ def bands(
     """Draws one mean curve per label, with a band around it or with the single curves behind it.
 
     Args:
-      lines: label -> (x [points], y [points], half the height of the band [points]).
+      lines: label -> (x [points], y [points], half the height of the band [points]). The band is
+        cut at 0, since y is a share.
       title: title of the axes.
       xlabel: quantity on the x axis.
       ylabel: quantity on the y axis.
-      single: label -> [curves, points], drawn as thin lines instead of the label's band.
+      single: label -> y of the single curves [curves, points] at the same x. They are drawn as thin
+        lines in place of the label's band. None draws bands for all labels.
     """
     single = single or {}
     figure = curves(
@@ -116,14 +123,15 @@ def scatter_panels(
 ) -> Figure:
     """Draws repeated measurements against one quantity per panel, on logarithmic x axes.
 
-    Lines are means and bars are sample standard deviations. A point with a value that is not finite
-    is left out. All panels share the y axis.
+    Lines are means over the repetitions, and bars are sample standard deviations. A point is left
+    out if one of its repetitions is not finite. All panels share the y axis.
 
     Args:
-      panels: xlabel -> label -> (x [points] above 0, y [points, repetitions]).
+      panels: quantity on a panel's x axis -> label of a line -> (x [points] above 0, y [points,
+        repetitions] with at least two repetitions).
       ylabel: quantity on the y axis.
-      marks: label -> height of a dashed horizontal line. At most three lines are drawn, and each
-        has dashes of its own.
+      marks: label -> y of a horizontal line across each panel. Only the first three are drawn, each
+        with dashes of its own. None draws no such line.
     """
     figure, every = canvas.panels(1, len(panels))
     for axes, (xlabel, lines) in zip(every, panels.items(), strict=True):
@@ -150,9 +158,9 @@ def planes(
     """Draws points on planes side by side, all with the same limits, and one legend below.
 
     Args:
-      panels: title -> groups of points, one colour per group; at least one panel.
-      lines: title -> lines and arrows.
-      circle: radius of a circle around the origin.
+      panels: title of a plane -> its groups of points, one colour per group; at least one plane.
+      lines: title of a plane -> lines and arrows on it; None draws none.
+      circle: radius of a circle around the origin of each plane; None draws no circle.
     """
     figure, every = canvas.panels(1, len(panels), share=True)
     turn = np.linspace(0, 2 * np.pi, 200)
@@ -219,9 +227,9 @@ def bars(values: Mapping[str, np.ndarray], *, title: str, xlabel: str, ylabel: s
     """Draws one group of bars per class, with one bar per label.
 
     Args:
-      values: label -> [classes] heights of the bars; at least one label.
+      values: label in the legend -> [classes] heights of its bars; at least one label.
       title: title of the axes.
-      xlabel: name of the classes.
+      xlabel: what a class is; the classes are numbered from 0 on the x axis.
       ylabel: quantity on the y axis.
     """
     figure, (axes,) = canvas.panels()

@@ -47,12 +47,14 @@ def protocol_tables(
     """Returns the tables of all protocols.
 
     The scores of a protocol are followed by its tables of thresholds, probabilities, feature norms
-    and groups, if it has them.
+    and groups, if it has them. If protocols differ in their area factor, the last table compares
+    the feature norms at these resolutions.
 
     Args:
-      titles: protocol -> its title.
-      scored: protocol -> its result.
-      areas: protocol -> the factor by which its images were made smaller in area; 1 for none.
+      titles: name of a protocol -> its title.
+      scored: name of a protocol -> its result.
+      areas: name of a protocol -> the factor by which the area of its images was reduced before
+        they were scored; 1 for images of full resolution.
     """
     tables = []
     for name, found in scored.items():
@@ -90,19 +92,23 @@ def write_evaluation(
     command: str,
     settings: Mapping[str, Any],
 ) -> None:
-    """Writes `evaluation.json`, `evaluation.html`, their figures, and every decided pair.
+    """Writes the results of an evaluation into a folder.
 
-    If the folder is inside a run's folder, the page of the run then links to the evaluation.
+    The files are `evaluation.json` with all scores, the page `evaluation.html`, its figures, and
+    one file per protocol with every pair and its decision, if the protocol scores a list of pairs.
+    If the folder is inside the run's folder, the page of the run then links to the evaluation.
 
     Args:
       folder: folder that receives the files.
-      source: the run or the file of features that was evaluated.
-      scored: protocol -> its result.
-      titles: protocol -> its title.
-      pixels: protocol -> function that reads an image by name; without protocols whose images are
-        not available.
-      sweeps: label -> area factor -> score, if images of reduced resolution were scored too.
-      areas: protocol -> the factor by which its images were made smaller in area; 1 for none.
+      source: the folder of the run, or the file of features, that was evaluated.
+      scored: name of a protocol -> its result.
+      titles: name of a protocol -> its title.
+      pixels: name of a protocol -> function that takes an image's name and returns its pixels
+        [height, width, 1 or 3] uint8. A protocol whose images are not available is left out.
+      sweeps: label of a curve -> area factor -> score, for the plot of scores against resolution;
+        empty if no images of reduced resolution were scored.
+      areas: name of a protocol -> the factor by which the area of its images was reduced before
+        they were scored; 1 for images of full resolution.
       command: the command that ran the evaluation; "" from Python.
       settings: settings and versions, which the JSON file contains beside the scores.
     """
@@ -133,7 +139,12 @@ def write_evaluation(
 
 
 def pairs_file(folder: Path, name: str) -> Path:
-    """Returns the path of the file with a protocol's decided pairs, in an evaluation's folder."""
+    """Returns the path of the file with a protocol's decided pairs; the file may not exist.
+
+    Args:
+      folder: folder of the evaluation.
+      name: name of the protocol.
+    """
     return folder / f"pairs-{file_name(name)}.npz"
 
 

@@ -9,14 +9,14 @@ EMPTY = "An empty cell has too few pairs."
 
 
 def group_tables(title: str, groups: Mapping[str, Group]) -> list[Table]:
-    """Returns tables of scores with one row per group.
+    """Returns tables of scores with one row per group of images, such as one range of age.
 
-    The first table has the scores at each group's own thresholds. The second has the scores at the
-    thresholds of all pairs, if there are such scores.
+    The first table has the scores at each group's own thresholds. A second table follows if there
+    are scores at the thresholds of all pairs together.
 
     Args:
-      title: title of the protocol.
-      groups: label of a group -> its scores.
+      title: title of the protocol, which begins the titles of the tables.
+      groups: name of a group -> its scores. A score that a group does not have gives an empty cell.
     """
     # A dict keeps the order of the scores, and a group may lack some of them.
     names = dict.fromkeys(name for group in groups.values() for name in group.figures)

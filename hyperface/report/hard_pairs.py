@@ -21,13 +21,14 @@ def hardest_section(
     false_rejects: Sequence[HardPair],
     pixels: Pixels,
 ) -> Draft:
-    """Returns a section with the most alike different people, and the least alike same people.
+    """Returns a section that shows the pairs of faces that a network gets most wrong.
 
     Args:
       title: title of the section.
-      false_accepts: pairs of different people, the most similar first.
-      false_rejects: pairs of one person, the least similar first.
-      pixels: function that reads an image by name.
+      false_accepts: pairs of different people, the most similar first; the first 12 are shown.
+      false_rejects: pairs of one person, the least similar first; the first 12 are shown.
+      pixels: function that takes an image's name and returns its pixels [height, width, 1 or 3]
+        uint8.
     """
     kinds: Mapping[str, Sequence[HardPair]] = {
         "Different people, the most similar first": false_accepts,

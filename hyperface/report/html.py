@@ -46,10 +46,11 @@ class Link(NamedTuple):
 
 
 class FacePair(NamedTuple):
-    """Two faces side by side, with lines of text below them."""
+    """Two faces side by side on a page, with lines of text below them."""
 
     images: tuple[np.ndarray, np.ndarray]
-    """[height, width, 1 or 3] uint8 each, of any sizes."""
+    """Pixels of the two faces, [height, width, 1 or 3] uint8 each, of any sizes. A page shows them
+    with at most 224 pixels per side."""
     lines: Sequence[str]
     """Lines of text below both faces."""
 
@@ -58,33 +59,36 @@ class Section(NamedTuple):
     """A section of a page. A section without any content is left out."""
 
     title: str
+    """Heading of the section."""
     tables: Sequence[Table] = ()
     """Tables, each with its note below. A table with the same title as the section is shown without
     a heading of its own."""
     pictures: Mapping[str, Path] = {}
-    """Caption -> PNG file."""
+    """Caption -> path of a PNG file, which is copied into the page."""
     pairs: Mapping[str, Sequence[FacePair]] = {}
     """Caption -> pairs of faces."""
     folded: Mapping[str, str] = {}
     """Title -> text. Only the title is shown until the reader clicks on it."""
     links: Sequence[Link] = ()
-    """Links that are shown below the section."""
+    """Links that are shown below the section. Links alone are no content."""
 
     @property
     def is_empty(self) -> bool:
-        """Whether the section has no rows, notes, pictures, pairs or folded texts."""
+        """Whether the section has no table rows, notes, pictures, pairs or folded texts."""
         # Links alone are no content.
         some = (table.rows or table.note for table in self.tables)
         return not (any(some) or self.pictures or any(self.pairs.values()) or self.folded)
 
 
 class Page(NamedTuple):
-    """The content of a page."""
+    """The content of an HTML page, which `write_page` writes."""
 
     title: str
+    """Heading of the page, and title of the browser's window."""
     summary: str
     """Text under the heading, which may have several lines."""
     sections: Sequence[Section]
+    """Sections from top to bottom. Those without content are left out."""
     command: str = ""
     """The command that made the page; "" for a page made from Python."""
     links: Sequence[Link] = ()
@@ -93,7 +97,12 @@ class Page(NamedTuple):
 
 
 def write_page(path: Path, page: Page) -> None:
-    """Writes a page to a file. An older page is replaced in one step."""
+    """Writes a page as one HTML file that contains its pictures, and loads nothing else.
+
+    Args:
+      path: path of the file. An older page is replaced in one step.
+      page: the content. Its picture files must exist.
+    """
     # Before the sections are numbered, since the contents link to the numbers.
     shown = [section for section in page.sections if not section.is_empty]
     folder = path.parent
@@ -123,9 +132,13 @@ def write_page(path: Path, page: Page) -> None:
 
 
 def replace_links(path: Path, links: Sequence[Link]) -> None:
-    """Replaces the links of a page that `write_page` wrote, and keeps the rest of the page.
+    """Replaces the links under the heading of a page that `write_page` wrote.
 
-    A page without the marks of links stays as it is.
+    The rest of the page is kept. A file without the comments that mark these links stays as it is.
+
+    Args:
+      path: the page, which must exist.
+      links: the new links.
     """
     text = path.read_text("utf-8")
     before, begin, rest = text.partition(LINKS_BEGIN)

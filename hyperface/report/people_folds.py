@@ -12,20 +12,25 @@ from hyperface.report.tables import Table, percent
 
 
 class TrainedFolds(NamedTuple):
-    """A method that was trained once per group of people."""
+    """The results of a method that was trained once per group of people.
+
+    Each network is trained without the people of its group, and scored on them.
+    """
 
     scores: PeopleFolds
     """The scores on all groups."""
     metrics: list[Lines]
-    """The training curve of each group's network."""
+    """For each group, the training curve of its network: the lines of its `metrics.jsonl`."""
 
 
 def accuracy_table(results: Mapping[str, PeopleFolds], baseline: str | None) -> Table:
     """Returns the table of accuracies and EERs, with each method's difference to the baseline.
 
     Args:
-      results: method -> its results.
-      baseline: the method that the others are compared with; None compares none.
+      results: name of a method -> its scores on all groups; all methods are scored on the same
+        pairs.
+      baseline: name of the method that the others are compared with; None leaves out the column of
+        differences.
     """
     rows = []
     for name, scores in results.items():
@@ -63,10 +68,13 @@ def folds_report(
 ) -> Report:
     """Returns the report of a run whose people are scored in groups.
 
+    The people of each group are scored by a network that was trained without them.
+
     Args:
-      trained: method -> its results and training curves. The first method is the experiment itself.
-        If there is a second method, all others are compared with it.
-      baselines: method -> its results, for methods that were not trained; they are shown first.
+      trained: name of a method -> its results and training curves. The first method is the
+        experiment itself. If there is a second method, all others are compared with it.
+      baselines: name of a method that was not trained, such as raw pixels -> its results. These
+        methods are shown first.
       num_classes: number of people that the first group's network was trained on.
       hardest: the section of hardest pairs; None leaves it out.
     """

@@ -16,8 +16,8 @@ def feature_plane(features: np.ndarray, labels: np.ndarray, title: str) -> Figur
     """Draws two-dimensional features as points, one colour per class.
 
     Args:
-      features: [examples, 2].
-      labels: [examples] class ids.
+      features: [examples, 2] features of a network with two dimensions, for example of digits.
+      labels: [examples] class ids from 0.
       title: title of the axes.
     """
     figure, (axes,) = panels(height=SQUARE)
@@ -37,11 +37,13 @@ def probability_plane(
 ) -> Figure:
     """Draws features and the softmax probability of class 0 on the plane (NormFace, Figure 2).
 
+    The left panel shows the features, and the right panel the probability at each point.
+
     Args:
-      features: [examples, 2].
-      labels: [examples] class ids.
-      agents: [classes, 2] class weights; the logits have no bias.
-      marks: label -> [2] feature that is marked on both panels.
+      features: [examples, 2] two-dimensional features.
+      labels: [examples] class ids from 0.
+      agents: [classes, 2] agents (class weights); logits are products with them, without a bias.
+      marks: label -> [2] a feature that is marked on both panels.
       title: title of the panel with the features.
     """
     figure, (points, heat) = panels(1, 2, height=SQUARE)
@@ -72,11 +74,11 @@ def probability_plane(
 
 
 def softmax_probability(features: np.ndarray, agents: np.ndarray) -> np.ndarray:
-    """Returns the softmax [..., classes] of the products of features with class weights.
+    """Returns [..., classes], the softmax of the products of features with agents.
 
     Args:
-      features: [..., dim].
-      agents: [classes, dim] class weights.
+      features: [..., dim] features.
+      agents: [classes, dim] agents (class weights).
     """
     logits = features @ agents.T
     # The factor cancels, and no exponential overflows.

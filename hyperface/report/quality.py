@@ -17,7 +17,16 @@ SHOWN_SHARE = 0.3
 
 
 def quality_table(title: str, found: NormQuality) -> Table:
-    """Returns the table of refused genuine pairs, one row per order in which pairs are left out."""
+    """Returns a table that shows whether a small feature norm is a sign of a poor image.
+
+    A cell has the share of genuine pairs that are refused after some pairs were left out. Columns
+    are shares that are left out. Rows are the orders in which pairs are left out: lowest norm
+    first, highest norm first, at random, or refused pairs first (the best possible order).
+
+    Args:
+      title: title of the protocol, which begins the title of the table.
+      found: the measured relation of feature norm and quality.
+    """
     rows = [
         (order, *(percent(curve.at(share)) for share in SHARES), percent(curve.mean()))
         for order, curve in found.curves.items()
@@ -40,7 +49,7 @@ def quality_table(title: str, found: NormQuality) -> Table:
 
 
 def resolution_table(found: Mapping[str, tuple[float, NormQuality]]) -> Table:
-    """Returns the table of norms against resolution, one row per protocol.
+    """Returns the table of feature norms against the images' resolution, one row per protocol.
 
     Args:
       found: title of a protocol -> (factor by which the area of its images was reduced, the
@@ -80,7 +89,11 @@ def resolution_table(found: Mapping[str, tuple[float, NormQuality]]) -> Table:
 def discard_curves(found: NormQuality) -> Figure:
     """Draws the share of genuine pairs that are refused against the share that is left out.
 
-    There is one curve per order in which pairs are left out.
+    There is one curve per order in which pairs are left out, such as "lowest norm first". The
+    refused share is that of the pairs that are kept.
+
+    Args:
+      found: the measured relation of feature norm and quality.
     """
     figure, (axes,) = panels()
     shares = np.linspace(0, MOST_LEFT_OUT, 101)

@@ -11,7 +11,14 @@ EVALUATION_FILES = ("evaluation.json", "calibration.json")
 
 
 def run_links(folder: Path) -> list[Link]:
-    """Returns the links of a run's page: its sweep, its evaluations, and its files."""
+    """Returns the links of a run's page to its sweep, its evaluations, and its files.
+
+    Only pages and files that exist are linked: the sweep's page in the folder above, evaluations in
+    the run's folder and one level below, and the run's JSON files.
+
+    Args:
+      folder: folder of the run.
+    """
     sweep = folder.parent / SWEEP
     # Only if the run is part of a sweep, whose page is in the folder above.
     pages = [Link("sweep", sweep)] if sweep.is_file() else []
@@ -23,11 +30,13 @@ def run_links(folder: Path) -> list[Link]:
 
 
 def evaluation_links(folder: Path, source: Path) -> list[Link]:
-    """Returns the links of an evaluation's page.
+    """Returns the links of an evaluation's page: to the run's page, and to the JSON files.
+
+    Only files that exist are linked.
 
     Args:
       folder: folder of the evaluation.
-      source: the run, or the file, that was evaluated.
+      source: the folder of the run, or the file of features, that was evaluated.
     """
     report = source / REPORT
     pages = [Link("run", report)] if report.is_file() else []
@@ -35,12 +44,13 @@ def evaluation_links(folder: Path, source: Path) -> list[Link]:
 
 
 def link_from_run(run: Path, folder: Path) -> None:
-    """Updates the links of a run's page if an evaluation is inside the run's folder.
+    """Updates the links of a run's page, so that it links to an evaluation in the run's folder.
 
-    A page that this program did not write stays as it is.
+    Nothing is changed if the evaluation is in another folder, if the run has no page, or if this
+    program did not write the page.
 
     Args:
-      run: folder of the run, which may have no page.
+      run: folder of the run.
       folder: folder of the evaluation.
     """
     report, record = run / REPORT, owned.read(run)

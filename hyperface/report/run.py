@@ -18,24 +18,29 @@ Lines = list[dict[str, float]]
 
 
 class Trained(NamedTuple):
-    """A trained method: its results and its training curve."""
+    """The results of a trained method, such as "softmax", and its training curve."""
 
     snapshots: list[Result]
-    """Results of one or several checkpoints; the result of the last step is the last."""
+    """Results of the last checkpoints, at least one, in the order of their steps. The last one is
+    the result at the last step."""
     metrics: Lines
-    """The training curve."""
+    """The training curve: the lines of the run's `metrics.jsonl`, each a dict from a metric's name
+    to its value."""
 
     @property
     def result(self) -> Result:
-        """The result at the last step."""
+        """The result at the last step of the training."""
         return self.snapshots[-1]
 
 
 def results_table(results: Mapping[str, Result]) -> Table:
     """Returns the table of measured scores, one row per method.
 
+    For verification these are the accuracy and the TAR at several FARs, else the accuracy of
+    classification.
+
     Args:
-      results: method -> its result; all methods are scored by the same protocol.
+      results: name of a method -> its result; all methods are scored by the same protocol.
     """
     verified = [r.verification for r in results.values() if r.verification is not None]
     if not verified:
@@ -67,11 +72,15 @@ def results_table(results: Mapping[str, Result]) -> Table:
 
 
 def bound_table(trained: Mapping[str, Trained], num_classes: int) -> Table:
-    """Returns the table of final training losses and distances, with NormFace's lower bound.
+    """Returns the table of training losses at the last logged step, one row per method.
+
+    Beside the loss it shows the softmax term, the scale s, NormFace's lower bound of the softmax
+    loss at this scale, and the squared distance of features to their own class weight. A cell is
+    empty if the method has no such value.
 
     Args:
-      trained: method -> its results and training curve.
-      num_classes: number of classes of the training.
+      trained: name of a method -> its results and training curve.
+      num_classes: number of classes (people) of the training.
     """
     columns = (("loss", 4), ("softmax", 4), ("scale", 3), ("softmax_bound", 4), ("distortion", 3))
     rows = [
@@ -94,7 +103,9 @@ def bound_table(trained: Mapping[str, Trained], num_classes: int) -> Table:
 def snapshot_table(trained: Mapping[str, Trained]) -> Table:
     """Returns the table of means and standard deviations of scores over the last checkpoints.
 
-    All methods must have the same number of checkpoints, at least two.
+    Args:
+      trained: name of a method -> its results. All methods must have the same number of
+        checkpoints, at least two.
     """
     # A mean of the standard errors of single checkpoints is not the error of the mean.
     names = [name for name in next(iter(trained.values())).result.figures() if "error" not in name]
@@ -115,10 +126,11 @@ def snapshot_table(trained: Mapping[str, Trained]) -> Table:
 
 
 def snapshot_means(record: Mapping[str, Any]) -> dict[str, float]:
-    """Returns the scores of a run by its own protocol, each the mean over its snapshots.
+    """Returns a dict from the name of each score of a run to its mean over the last checkpoints.
 
     Args:
-      record: the content of the run's `results.json`, as `write_run_report` writes it.
+      record: the content of the run's `results.json`, as `write_run_report` writes it. The entry
+        "experiment" names the method whose scores are taken from "snapshots".
     """
     shots = record["snapshots"][record["experiment"]]
     return {name: float(np.mean([shot[name] for shot in shots])) for name in shots[0]}
@@ -130,11 +142,13 @@ def run_report(
     num_classes: int,
     hardest: Draft | None = None,
 ) -> Report:
-    """Returns the report of a run.
+    """Returns the report of a run: the sections of its page, and the content of `results.json`.
 
     Args:
-      trained: method -> its results and training curve. The first method is the experiment itself.
-      baselines: method -> its results, for methods that were not trained; they are shown first.
+      trained: name of a method -> its results and training curve. The first method is the
+        experiment itself, and others are compared with it.
+      baselines: name of a method that was not trained, such as raw pixels -> its result. These
+        methods are shown first.
       num_classes: number of people in the training split.
       hardest: the section of hardest pairs; None for a run that does not verify.
     """
@@ -176,9 +190,9 @@ def training_sections(
     """Returns the sections on the training and on the feature norms.
 
     Args:
-      bounds: as `bound_table` returns it.
-      curves: method -> the lines of its `metrics.jsonl`.
-      norms: method -> [images] feature norm of each test image.
+      bounds: the table of training losses with their lower bounds, from `bound_table`.
+      curves: name of a method -> the lines of its `metrics.jsonl`, at least one.
+      norms: name of a method -> [images] feature norm of each test image.
     """
     caption = "Training loss"
     if any("softmax_bound" in lines[0] for lines in curves.values()):

@@ -19,13 +19,14 @@ class Report(NamedTuple):
     """The content of a run's page and of its `results.json`."""
 
     sections: list[Draft]
-    """The sections of the page."""
+    """The sections of the page, whose figures are not saved yet."""
     scores: dict[str, Scores]
-    """Method -> its scores: the experiment, the compared methods, and the baselines."""
+    """Name of a method -> its scores by name, as shares in [0, 1]. The methods are the experiment,
+    the methods that it is compared with, and the baselines."""
     snapshots: dict[str, list[Scores]]
-    """The scores of each of the last checkpoints, by trained method."""
+    """Name of a trained method -> its scores at each of the last checkpoints."""
     record: dict[str, Any]
-    """Further entries of `results.json`."""
+    """Further entries of `results.json`, such as "training": the last logged metrics by method."""
 
     @property
     def tables(self) -> list[Table]:
@@ -49,8 +50,8 @@ def write_run_report(
       report: the content of the page and of the results file.
       name: name of the experiment.
       summary: a sentence about data and protocol.
-      command: the command that started the run; "" from Python.
-      settings: experiment and versions, which both files contain beside the scores.
+      command: the command that started the run; "" if it was started from Python.
+      settings: experiment and versions of libraries, which both files contain beside the scores.
     """
     record = {
         "experiment": name,

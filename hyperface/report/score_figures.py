@@ -23,11 +23,12 @@ def roc_curves(
     """Draws the true accept rate against the false accept rate, on a logarithmic x axis.
 
     Args:
-      curves: name -> ROC curve.
+      curves: name of a method or protocol -> its ROC curve.
       title: title of the axes.
-      joined: whether straight lines join the points. Curves of a few chosen rates need it, because
-        steps between such rates are not in the data. Each line is thinner than the line below it,
-        so that equal curves all stay visible.
+      joined: how the points of a curve are connected. False draws steps, for curves of all scores.
+        True draws straight lines, for curves that have only a few chosen rates. These lines have
+        different dashes, and each is thinner than the line below it, so that equal curves all stay
+        visible.
     """
     figure, (axes,) = panels()
     _draw_roc(axes, curves, joined=joined)
@@ -40,7 +41,8 @@ def roc_panels(curves_of: Mapping[str, Mapping[str, Roc]]) -> Figure:
     """Draws ROC curves on panels with the same limits, three per row, with one legend.
 
     Args:
-      curves_of: title of a panel -> name -> curve; a name has the same colour on all panels.
+      curves_of: title of a panel -> name of a method -> its ROC curve. A name has the same colour
+        on all panels. The legend has the names of the first panel.
     """
     names = list(dict.fromkeys(name for curves in curves_of.values() for name in curves))
     # Rounded up, so that an incomplete row counts.
@@ -90,6 +92,9 @@ def det_curves(curves: Mapping[str, Roc]) -> Figure | None:
 
     A curve is left out if it has no point at which both rates are above zero. If all curves are
     left out, None is returned.
+
+    Args:
+      curves: name of a method or protocol -> its ROC curve.
     """
     figure, (axes,) = panels()
     for style, (name, curve) in zip(line_styles(curves), curves.items(), strict=True):
@@ -110,7 +115,8 @@ def cmc_curves(ranked: Mapping[str, np.ndarray]) -> Figure:
     """Draws the share of searches whose mate is among the r best matches, against the rank r.
 
     Args:
-      ranked: name -> [max_rank] cumulative match characteristic, see `cmc`.
+      ranked: name of a protocol -> [max_rank] cumulative match characteristic: the share for r = 1,
+        2, ... max_rank.
     """
     figure, (axes,) = panels()
     for style, (name, shares) in zip(line_styles(ranked), ranked.items(), strict=True):
@@ -148,8 +154,9 @@ def resolution_curves(
     """Draws a score against the factor by which the images' area was reduced (Ring loss, Exp. 6).
 
     Args:
-      sweeps: label -> area factor -> the score, with its spread if it has one.
-      ylabel: name of the score.
+      sweeps: label of a curve -> area factor (4 is half the width and height) -> the score, with
+        its spread if it has one.
+      ylabel: name of the score, for the y axis.
     """
     figure, (axes,) = panels()
     for factors in _draw_sweeps(axes, sweeps):
@@ -165,9 +172,10 @@ def weight_curves(
     """Draws a score against the weight of a loss term, as in NormFace, Figure 8.
 
     Args:
-      curves: label -> weight -> the score, with its spread if it has one.
-      marks: label -> height of a dashed line.
-      ylabel: name of the score.
+      curves: label of a curve -> weight above 0 -> the score, with its spread if it has one.
+      marks: label -> score at which a dashed horizontal line is drawn, such as that of a training
+        without the term.
+      ylabel: name of the score, for the y axis.
     """
     figure, (axes,) = panels()
     _draw_sweeps(axes, curves)
@@ -203,7 +211,8 @@ def mean_roc(groups_of: Mapping[str, Sequence[Roc]]) -> Figure:
     """Draws the mean ROC over groups of people, with its standard error as a band.
 
     Args:
-      groups_of: name of a method -> the ROC of each group.
+      groups_of: name of a method -> the ROC of each group, at least two. All methods have the same
+        number of groups.
     """
     figure, (axes,) = panels()
     for style, (name, curves) in zip(line_styles(groups_of), groups_of.items(), strict=True):

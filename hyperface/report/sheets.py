@@ -23,10 +23,11 @@ def contact_sheet(
     """Draws a grid of images, row by row, each scaled to one size with its caption below.
 
     Args:
-      images: [height, width, 1 or 3] uint8 each, of any sizes.
-      captions: one caption per image, or None. A caption may have several lines; a line that is too
-        wide is cut.
-      columns: number of images per row.
+      images: [height, width, 1 or 3] uint8 each, of any sizes. The longer side is scaled to 224
+        pixels.
+      captions: one caption per image; None for no captions. A caption may have several lines; a
+        line that is too wide is cut and ends with "…".
+      columns: largest number of images per row, at least 1.
 
     Raises:
       ValueError: there is no image, or the number of captions differs from the number of images.
@@ -40,9 +41,17 @@ def pair_sheet(
     *,
     columns: int = 5,
 ) -> Image.Image:
-    """Draws a grid as `contact_sheet` does, with the two images of a pair beside each other.
+    """Draws a grid of pairs of images, row by row, each pair side by side with its caption below.
 
-    `captions` has one caption per pair.
+    Args:
+      pairs: two images per pair, [height, width, 1 or 3] uint8 each, of any sizes. The longer side
+        of an image is scaled to 224 pixels.
+      captions: one caption per pair; None for no captions. A caption may have several lines; a line
+        that is too wide is cut and ends with "…".
+      columns: largest number of pairs per row, at least 1.
+
+    Raises:
+      ValueError: there is no pair, or the number of captions differs from the number of pairs.
     """
     return _grid([_side_by_side(*map(_tile, pair)) for pair in pairs], captions, columns, PAIR_GAP)
 

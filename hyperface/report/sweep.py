@@ -22,8 +22,12 @@ FILES = ("sweep.json", "sweep.csv", "settings.csv")
 def sweep_table(runs: Sequence[SweptRun]) -> Table:
     """Returns the table of means and standard deviations over seeds, one row per setting.
 
-    A setting is a choice of values for the swept fields. The row with the best mean of the first
-    score is marked.
+    A sweep trains one experiment with several values of some fields. A setting is one choice of
+    these values; its runs differ in their seeds only. If there are several rows, the one with the
+    best mean of the first score is marked; for an error rate this is the lowest mean.
+
+    Args:
+      runs: the runs of the sweep, finished or not, at least one.
     """
     names, settings = figure_names(runs), settings_of(runs)
     fields = list(settings[0].values)
@@ -65,8 +69,8 @@ def runs_table(folder: Path, runs: Sequence[SweptRun]) -> Table:
     """Returns the table of all runs, each linked to its own page if it has one.
 
     Args:
-      folder: folder of the sweep.
-      runs: the runs of the sweep.
+      folder: folder of the sweep, which contains one folder per run.
+      runs: the runs of the sweep, finished or not. A run without scores has empty cells.
     """
     names = figure_names(runs)
     rows = [
@@ -92,14 +96,18 @@ def write_sweep_report(
     command: str,
     settings: Mapping[str, Any],
 ) -> None:
-    """Writes `sweep.csv`, `settings.csv`, `sweep.json`, `sweep.html` and its figures.
+    """Writes the results of a sweep into its folder.
+
+    The files are `sweep.csv` with one line per run, `settings.csv` with one line per setting
+    (values of the swept fields), `sweep.json` with both, the page `sweep.html`, and its figures.
 
     Args:
-      folder: folder of the sweep.
+      folder: folder of the sweep, which contains one folder per run.
       name: name of the experiment.
-      runs: all runs, finished or not.
-      command: the command that started the sweep; "" from Python.
-      settings: experiment and options, which `sweep.json` and the page contain beside the scores.
+      runs: all runs, finished or not, at least one.
+      command: the command that started the sweep; "" if it was started from Python.
+      settings: experiment and options of the sweep, which `sweep.json` and the page contain beside
+        the scores.
     """
     found = settings_of(runs)
     record = {

@@ -19,16 +19,17 @@ MOST_TICKS = 8
 
 
 def sweep_curve(runs: Sequence[SweptRun], field: str, figure: str) -> Figure:
-    """Draws a score against the values of a field, one line per setting of the other fields.
+    """Draws a score against the values of a swept field.
 
-    Points are runs, lines are means and bars are sample standard deviations. The x axis is
-    logarithmic if the numbers range over a decade or more; zero then stands on a short linear part.
-    Values that are not numbers are spaced evenly.
+    There is one line per choice of values for the other swept fields. Points are runs; lines are
+    means over seeds, and bars are sample standard deviations. The x axis is logarithmic if the
+    field's numbers range over a decade or more; zero then lies on a short linear part. Values that
+    are not numbers are spaced evenly.
 
     Args:
-      runs: the runs of the sweep; only finished runs are drawn.
-      field: name of a swept field.
-      figure: name of a score.
+      runs: the runs of the sweep; a run without the score is not drawn.
+      field: name of a swept field, a key of `SweptRun.values`.
+      figure: name of a score, a key of `SweptRun.figures`.
     """
     drawn, (axes,) = panels()
     every = list(dict.fromkeys(run.values[field] for run in runs))

@@ -9,40 +9,52 @@ DONE = "done"
 
 
 class SweptRun(NamedTuple):
-    """One run of a sweep: its settings and its outcome."""
+    """One run of a sweep, which trains one experiment with several values of some fields."""
 
     name: str
+    """Name of the run, and of its folder in the sweep's folder: "loss.ring.weight=0.1,seed=2"."""
     values: dict[str, Any]
-    """Swept field -> its value in this run."""
+    """Field that the sweep varies, such as "loss.ring.weight" -> its value in this run."""
     seed: int
+    """Seed of the run."""
     status: str
-    """`DONE`, or why there is no result: "diverged", "failed" or "not run"."""
+    """"done", or why there is no result: "diverged", "failed" or "not run"."""
     figures: Mapping[str, float] = MappingProxyType({})
     """Scores by name, as shares in [0, 1]; empty unless the run is done."""
     message: str = ""
-    """The error message of a run that is not done."""
+    """The error message of a run that is not done; else ""."""
 
 
 class Setting(NamedTuple):
-    """The runs whose settings are equal and whose seeds differ."""
+    """A choice of values for the swept fields, with its runs, which differ in their seeds only."""
 
     values: dict[str, Any]
-    """Swept field -> its value in all of these runs."""
+    """Name of a swept field -> its value in all of these runs."""
     runs: list[SweptRun]
     """The runs, one per seed."""
 
     def scores(self, figure: str) -> list[float]:
-        """Returns the score with this name of each run that has it."""
+        """Returns a score of each run that has it, in the order of the runs.
+
+        Args:
+          figure: name of the score, a key of `SweptRun.figures`.
+        """
         return [run.figures[figure] for run in self.runs if figure in run.figures]
 
     def spread(self, figure: str) -> float | None:
-        """Returns the sample standard deviation over the seeds; None for fewer than two scores."""
+        """Returns the sample standard deviation of a score over the runs.
+
+        It is None if fewer than two runs have the score.
+
+        Args:
+          figure: name of the score, a key of `SweptRun.figures`.
+        """
         scores = self.scores(figure)
         return stdev(scores) if len(scores) > 1 else None
 
 
 def settings_of(runs: Sequence[SweptRun]) -> list[Setting]:
-    """Groups runs by their settings, in the order of each setting's first run."""
+    """Groups runs with equal values of the swept fields, in the order of each group's first run."""
     found: dict[tuple, Setting] = {}
     for run in runs:
         # Dicts have no hash, and the order of the fields is the same in all runs.
@@ -51,7 +63,10 @@ def settings_of(runs: Sequence[SweptRun]) -> list[Setting]:
 
 
 def figure_names(runs: Sequence[SweptRun]) -> list[str]:
-    """Returns the names of the runs' scores, without the standard errors of single runs."""
+    """Returns the names of all scores that some run has, in the order in which they first appear.
+
+    Standard errors of single runs are left out, since a sweep shows the spread over seeds.
+    """
     names = dict.fromkeys(name for run in runs for name in run.figures)
     # A sweep has a spread of its own, over seeds.
     return [name for name in names if "standard_error" not in name]

@@ -9,18 +9,26 @@ TAR = "tar_at_far_"
 
 
 class Table(NamedTuple):
-    """A titled table of strings."""
+    """A table of formatted texts, which can be printed in a terminal or shown on an HTML page.
+
+    `links`, `best` and `sortable` change HTML pages only.
+    """
 
     title: str
+    """Title above the table."""
     header: Sequence[str]
+    """[columns] names of the columns."""
     rows: Sequence[Sequence[str]]
+    """[rows][columns] texts of the cells; "" is an empty cell."""
     note: str = ""
+    """Text below the table, which may have several lines; "" for none."""
     links: Sequence[Path | None] = ()
-    """For each row, the file to which a page links the row's first cell, or None; () links none."""
+    """[rows] the file to which the first cell of each row is linked; None for a row without a link.
+    () links no row at all."""
     best: int | None = None
-    """Position of the row that a page marks as the best."""
+    """Position, from 0, of the row that is marked as the best one; None marks no row."""
     sortable: bool = False
-    """Whether a click on the head of a column sorts the rows, on a page."""
+    """Whether the reader can sort the rows by a click on the head of a column."""
 
 
 def percent(value: float, spread: float | None = None) -> str:
@@ -30,7 +38,10 @@ def percent(value: float, spread: float | None = None) -> str:
 
 
 def score_title(name: str) -> str:
-    """Returns the name of a recorded score as a page shows it.
+    """Returns the title that tables show for a score's name in a record.
+
+    "tar_at_far_RATE" and "equal_error_rate" get the titles below. In other names each "_" becomes a
+    blank.
 
     Example:
       >>> score_title("tar_at_far_0.001"), score_title("equal_error_rate")
@@ -42,7 +53,7 @@ def score_title(name: str) -> str:
 
 
 def as_text(table: Table) -> str:
-    """Formats a table as aligned columns for a terminal."""
+    """Formats a table with title and note for a terminal, as lines of aligned columns."""
     lines = [list(table.header), *map(list, table.rows)]
     widths = [max(len(line[i]) for line in lines) for i in range(len(table.header))]
     shown = [

@@ -18,10 +18,11 @@ NormFace, Section 4, calls usual."""
 def losses_with_bound(curves: Mapping[str, Curve]) -> Figure:
     """Draws the training loss against the step, with NormFace's lower bound at that step's scale.
 
-    For a method with a softmax term this term alone is drawn, for other methods the whole loss.
+    For a method with a softmax term this term alone is drawn, for other methods the whole loss. The
+    bound is drawn for methods that log it.
 
     Args:
-      curves: method -> the lines of its `metrics.jsonl`.
+      curves: name of a method -> the lines of its `metrics.jsonl`, at least one.
     """
     figure, (axes,) = panels()
     for style, (name, lines) in zip(line_styles(curves), curves.items(), strict=True):
@@ -39,7 +40,13 @@ def losses_with_bound(curves: Mapping[str, Curve]) -> Figure:
 
 
 def scales(curves: Mapping[str, Curve]) -> Figure | None:
-    """Draws the scale s and the radius R against the step; None if no method has either of them."""
+    """Draws the scale s of the logits, and the radius R of Ring loss, against the step.
+
+    Returns None if no method has either of them.
+
+    Args:
+      curves: name of a method -> the lines of its `metrics.jsonl`, at least one.
+    """
     figure, (axes,) = panels()
     for style, (name, lines) in zip(line_styles(curves), curves.items(), strict=True):
         # Without a bound there is no softmax of cosines, whose scale this is.
@@ -56,7 +63,11 @@ def scales(curves: Mapping[str, Curve]) -> Figure | None:
 
 
 def training_norms(curves: Mapping[str, Curve]) -> Figure:
-    """Draws the mean feature norm during training."""
+    """Draws the mean feature norm of the training images against the step.
+
+    Args:
+      curves: name of a method -> the lines of its `metrics.jsonl`, at least one.
+    """
     figure, (axes,) = panels()
     for style, (name, lines) in zip(line_styles(curves), curves.items(), strict=True):
         _draw(axes, lines, "feature_norm", style, name)
@@ -66,10 +77,12 @@ def training_norms(curves: Mapping[str, Curve]) -> Figure:
 
 
 def norm_histogram(norms: Mapping[str, np.ndarray]) -> Figure:
-    """Draws histograms of the feature norms of test images, each divided by the method's mean.
+    """Draws histograms of the feature norms of test images, one per method.
+
+    The norms are divided by their mean over the method's images, so that methods can be compared.
 
     Args:
-      norms: method -> [images] feature norm of each test image.
+      norms: name of a method -> [images] feature norm of each test image.
     """
     figure, (axes,) = panels()
     # About eight images per bin of the method with the fewest images.
@@ -86,13 +99,14 @@ def norm_histogram(norms: Mapping[str, np.ndarray]) -> Figure:
 
 
 def distortion(curves: Mapping[str, Curve]) -> Figure:
-    """Draws the squared distance of normalised features to their own agents against the step.
+    """Draws the mean squared distance of features to their own agents against the step.
 
-    The own agent of a feature is the class weight of its class. The distance is a moving average
-    over classes. NormFace, Proposition 3, shows that this average cannot become zero.
+    The own agent of a feature is the class weight of its class, and the features are normalised.
+    The distance is a moving average over classes. NormFace, Proposition 3, shows that this average
+    cannot become zero.
 
     Args:
-      curves: method -> the lines of its `metrics.jsonl`.
+      curves: name of a method -> the lines of its `metrics.jsonl`; each line has "distortion".
     """
     figure, (axes,) = panels()
     for style, (name, lines) in zip(line_styles(curves), curves.items(), strict=True):

@@ -21,22 +21,22 @@ ROWS = 500
 
 
 class ShownPair(NamedTuple):
-    """Two aligned faces, with their similarity, the norms of their features and the decision."""
+    """Two compared faces as a picture shows them, with similarity and decision."""
 
     images: tuple[np.ndarray, np.ndarray]
-    """[height, width, 1 or 3] uint8 each."""
+    """Pixels of the two aligned faces, [height, width, 1 or 3] uint8 each."""
     names: tuple[str, str]
-    """Paths of the photos."""
+    """Paths of the two photos."""
     norms: tuple[float, float]
-    """Norms of the features."""
+    """Lengths of the two features, which indicate the quality of the photos."""
     similarity: float
-    """Cosine of the features."""
+    """Cosine of the two features."""
     decision: str | None
-    """"same", "different" or "not sure"; None if the network is not calibrated."""
+    """"same", "different" or "not sure"; None if the network has no calibrated thresholds."""
 
     @property
     def lines(self) -> list[str]:
-        """The lines below the two faces."""
+        """The lines of text below the two faces: decision, similarity, norms and file names."""
         said = f"{self.decision}, " if self.decision else ""
         faces = zip(self.names, self.norms, strict=True)
         # The end of a path tells more than its start, which is often the same.
@@ -55,12 +55,15 @@ def write_verification(
     """Writes a page, a picture of some pairs, and a JSON record of all pairs.
 
     Args:
-      folder: folder that receives `verification.html`, `.png` and `.json`.
-      pairs: the pairs that are drawn, in this order.
-      record: the content of the JSON file. The page uses its entries "pairs", "compared", "prior",
-        "far", "left out", "run" and "steps".
+      folder: folder that receives `verification.html`, `verification.png` and `verification.json`.
+      pairs: the pairs that page and picture show, the most similar first; at least one.
+      record: the content of the JSON file. The page uses these entries: "pairs" (one dict per pair,
+        the most similar first), "compared" (number of compared pairs), "prior" (assumed probability
+        that a pair shows one person), "far" (a dict of thresholds and their measured rates, or
+        None), "left out" (photos with a "name" and "reason"), "run" (the network) and "steps" (the
+        procedure).
       summary: sentence that states the thresholds, or why there are none.
-      command: the command that compared the photos; "" from Python.
+      command: the command that compared the photos; "" if Python code did.
     """
     data = io.BytesIO()
     captions = ["\n".join(pair.lines) for pair in pairs]

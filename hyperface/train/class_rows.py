@@ -18,11 +18,13 @@ _OF_HEADS = {"agents", "bias"}
 
 
 def has_class_rows(path: tuple[Any, ...], loss: Loss) -> bool:
-    """Returns whether a leaf of parameters, optimiser state or `TrainState` has one row per class.
+    """Returns whether an array of a `TrainState` or of part of it has one row per class.
+
+    These are agents (class weights), biases, centers, their momentum, and `distortion`.
 
     Args:
       path: path of the leaf, as `jax.tree_util.tree_map_with_path` gives it.
-      loss: the loss whose heads own the parameters.
+      loss: the loss, whose terms determine which parameters have one row per class.
     """
     # Dictionaries have entries with a `key`, and dataclasses have entries with a `name`.
     names = [getattr(entry, "key", getattr(entry, "name", None)) for entry in path]
@@ -45,7 +47,7 @@ def global_norm(tree: Any, loss: Loss, split_axis: str | None) -> jax.Array:
 
     Args:
       tree: the arrays.
-      loss: the loss whose heads own the parameters.
+      loss: the loss, whose terms determine which parameters have one row per class.
       split_axis: the mapped axis over which arrays with one row per class are split; None if every
         device has all rows.
     """
@@ -71,17 +73,17 @@ def sample(
     """Draws the classes that take part in a step; returns None if all classes do.
 
     Args:
-      loss: gives the sample rate.
+      loss: its `sample_rate` is the share of the classes that is drawn; 1 returns None.
       key: random key, the same on every device.
       labels: [batch] class ids of this device's part of the batch.
       num_classes: number of people in the training split.
-      axis_name: the mapped axis over which the batch is split.
+      axis_name: the mapped axis over which the batch is split; None on one device.
       rows: number of agents on this device, if agents are split over the axis too; on the last
         devices some of them may be padding. None if every device has all agents. All devices then
         draw the same classes.
 
     Returns:
-      A sample whose labels are those of this device's examples.
+      The sample: its rows, and for each of this device's examples the place of its class in it.
     """
     if loss.sample_rate == 1:
         return None
@@ -106,7 +108,7 @@ def gather_rows(tree: Any, loss: Loss, sample: losses.Sample | None) -> Any:
 
     Args:
       tree: parameters or optimiser state.
-      loss: the loss whose heads own the parameters.
+      loss: the loss, whose terms determine which parameters have one row per class.
       sample: the sampled classes; None returns the tree unchanged.
     """
     if sample is None:
@@ -122,7 +124,7 @@ def scatter_rows(tree: Any, part: Any, loss: Loss, sample: losses.Sample | None)
     Args:
       tree: the whole parameters or optimiser state from before the step.
       part: the result of `gather_rows`, after the step.
-      loss: the loss whose heads own the parameters.
+      loss: the loss, whose terms determine which parameters have one row per class.
       sample: the sample that was used; None returns `part`.
 
     Returns:

@@ -34,7 +34,8 @@ class Sizes(NamedTuple):
     class_params: int
     """Size of the parameters of one class: agents, biases and centers."""
     class_state: int
-    """Size of the other state of one class: optimiser state, moving average and distortion."""
+    """Size of the other state of one class: optimiser state, moving average, and its entry of
+    `TrainState.distortion`."""
     other_state: int
     """Size of all state that does not grow with the classes: the backbone, its optimiser state and
     moving averages."""
@@ -43,21 +44,22 @@ class Sizes(NamedTuple):
     activations: int
     """Size of the activations of one image that are stored for the backward pass."""
     sample_rate: float = 1.0
-    """Share of the classes that take part in a step."""
+    """Share of the classes that take part in a step, above 0 and up to 1."""
     memory_budget: int = 0
     """Largest size of the similarities [batch, classes] that the loss stores for its backward
     pass."""
     agents_in_sweep: int = 0
-    """The part of `class_params` that the backward scan updates, without storing its gradient."""
+    """The part of `class_params` that the backward scan updates, without storing its gradient. 0 if
+    the optimiser updates all parameters after the scan."""
 
 
 class Memory(NamedTuple):
     """The memory that a training step needs on one device, by part, in bytes."""
 
     agents: int
-    """Parameters with one row per class."""
+    """Parameters with one row per class: agents (class weights), biases and centers."""
     agent_state: int
-    """Optimiser state, moving average and distortion of these parameters."""
+    """Optimiser state and moving average of these parameters, and `TrainState.distortion`."""
     gradients: int
     """Gradients of all parameters."""
     backbone: int
@@ -89,8 +91,8 @@ def memory_estimate(sizes: Sizes, num_devices: int, *, shard_agents: bool) -> Me
     Args:
       sizes: the sizes of the run.
       num_devices: number of devices that train together.
-      shard_agents: whether agents are split over the devices. Each device then gets the features of
-        the whole batch.
+      shard_agents: whether agents (class weights) are split over the devices. Each device then
+        gets the features of the whole batch.
 
     Example:
       >>> run = Sizes(10**7, 1024, 2048, 2052, 200 * 2**20, 100 * 2**20, 25 * 2**20)
@@ -129,6 +131,7 @@ def devices_that_do(sizes: Sizes, limit: int) -> int | None:
     """Returns the smallest number of devices that can train a run with split agents.
 
     Only numbers that divide the batch evenly are tried. If none is enough, the result is None.
+    Split agents are class weights of which each device has only a part of the rows.
 
     Args:
       sizes: the sizes of the run.
@@ -150,14 +153,14 @@ def check_memory(sizes: Sizes, num_devices: int, limit: int, *, shard_agents: bo
       sizes: the sizes of the run.
       num_devices: number of devices that train together.
       limit: memory of one device in bytes.
-      shard_agents: as in `memory_estimate`.
+      shard_agents: whether agents (class weights) are split over the devices.
 
     Returns:
       The estimate.
 
     Raises:
-      InputError: the run does not fit. The message gives the number of devices that would be
-        enough.
+      InputError: the run does not fit. The message gives the parts of the memory, and the number of
+        devices that would be enough.
     """
     found = memory_estimate(sizes, num_devices, shard_agents=shard_agents)
     if found.total <= limit:

@@ -25,9 +25,10 @@ class DivergenceError(AgreedStop):
     """The exception of a step in which a metric became NaN or infinite.
 
     Args:
-      step: the step.
-      message: names the step, the metrics and the groups of parameters.
-      updated: whether the update itself overflowed, so that the state before it is lost.
+      step: number of the step.
+      message: names the step, the metrics and the groups of parameters that are not finite.
+      updated: whether the update was applied although its result is not finite. The state before it
+        is then lost, and only a checkpoint helps.
     """
 
     def __init__(self, step: int, message: str, *, updated: bool = False) -> None:
@@ -56,10 +57,11 @@ class Divergences:
         Args:
           step: number of the step.
           metrics: name -> value, the metrics of the step.
-          nonfinite: the groups of parameters that are not finite, in words.
+          nonfinite: names of the groups of parameters that are not finite, for the message.
 
         Raises:
-          DivergenceError: the step is not finite, and the run does not skip it.
+          DivergenceError: the step is not finite, and the run does not skip it: with "stop" and
+            "rollback", after more than `MAX_LEFT_OUT` such steps, or if the update was applied.
         """
         try:
             check_finite(step, metrics, nonfinite)
@@ -72,10 +74,11 @@ class Divergences:
         return True
 
     def rolls_back(self, error: DivergenceError, saved: int) -> bool:
-        """Returns whether the run goes back to its newest checkpoint.
+        """Returns whether the run goes back to its newest checkpoint after a bad step.
 
-        This happens with "rollback". It also happens with "skip", if the state before the update is
-        lost. The steps since the checkpoint are then repeated.
+        It goes back with "rollback". With "skip" it goes back only if the state before the update
+        is lost. The steps since the checkpoint are then repeated. Those whose updates must be left
+        out are added to `left_out`. After more than `MAX_LEFT_OUT` bad steps the result is False.
 
         Args:
           error: the error of the step.
@@ -106,7 +109,8 @@ def check_finite(step: int, metrics: dict[str, float], nonfinite: str = "") -> N
       step: number of the optimiser step, for the message.
       metrics: name -> value. "gradient_norm", "loss" and "parameter_norm" follow from the others;
         they are named only if all others are finite.
-      nonfinite: the groups of parameters that are not finite, in words.
+      nonfinite: names of the groups of parameters that are not finite, as `nonfinite_names` returns
+        them, for the message; "" if they are not known.
 
     Raises:
       DivergenceError: a metric is not finite. The message names the step, the terms and the groups.
@@ -152,10 +156,11 @@ def nonfinite_groups(tree: Any) -> jax.Array:
     """Finds the groups of parameters whose sum of squares is not finite.
 
     Args:
-      tree: parameters, or their gradients.
+      tree: the parameters of an `EmbeddingNetwork`, or their gradients.
 
     Returns:
-      [groups] int32, 1 for a group that is not finite, in order of `GROUPS`.
+      [groups] int32, 1 for a group that is not finite, in order of `GROUPS`, such as
+      "backbone.kernels".
     """
     found = dict.fromkeys(GROUPS, jnp.zeros((), bool))
     labels = jax.tree.leaves(parameter_groups(tree))
@@ -167,7 +172,9 @@ def nonfinite_groups(tree: Any) -> jax.Array:
 
 
 def encode_groups(gradients: jax.Array, parameters: jax.Array) -> jax.Array:
-    """Packs both results of `nonfinite_groups` into the bits of one int32.
+    """Packs two results of `nonfinite_groups` into the bits of one int32, a metric of the step.
+
+    Bit i is 1 if the gradients of group i are not finite. The bits of the new values follow.
 
     Args:
       gradients: [groups] 1 for each group whose gradients are not finite.

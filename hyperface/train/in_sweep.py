@@ -25,25 +25,31 @@ Leaves = dict[str, jax.Array]
 
 
 class AgentState(NamedTuple):
-    """The optimiser's state of the agents, and the size of their gradient in a step."""
+    """The state with which the backward scan updates the agents (class weights) of a head.
+
+    The scan updates agents block by block, and never stores their whole gradient.
+    """
 
     velocity: jax.Array
     """[classes, dim] momentum."""
     gradient_squares: jax.Array
-    """[classes] squared length of each row of the mean loss' gradient; 0 before the step."""
+    """[classes] squared length of each row of the mean loss' gradient, from which the norm of the
+    whole gradient is computed after the scan; 0 before it."""
 
 
 def take(state: TrainState, tree: Any) -> tuple[Any, Leaves]:
-    """Takes the arrays [classes, dim] of all heads with agents out of a tree.
+    """Takes the arrays [classes, dim] of agents (class weights) out of a tree.
+
+    They are those that the backward scan updates, so that the optimiser does not see them.
 
     Args:
       state: the state of the run.
       tree: parameters, gradients or optimiser state.
 
     Returns:
-      (tree, arrays): the tree with a scalar zero in place of each such array, and head -> array. If
-      the agents are not updated in the backward scan, the tree is unchanged and there are no
-      arrays.
+      (tree, arrays): the tree with a scalar zero in place of each such array, and the arrays by the
+      name of their head. If the backward scan updates no agents, the tree is unchanged and the
+      arrays are {}.
     """
     taken: Leaves = {}
     if state.agents_optimizer is None:
@@ -65,7 +71,7 @@ def put(state: TrainState, tree: Any, leaves: Leaves) -> Any:
     Args:
       state: the state of the run.
       tree: a tree that `take` returned.
-      leaves: head -> array; {} returns the tree unchanged.
+      leaves: name of the head -> array; {} returns the tree unchanged.
     """
 
     def replaced(path: tuple[Any, ...], leaf: jax.Array) -> jax.Array:
@@ -78,12 +84,15 @@ def put(state: TrainState, tree: Any, leaves: Leaves) -> Any:
 def updates_of(
     state: TrainState, opt_state: Any, velocities: Leaves, divisor: jax.Array
 ) -> dict[str, AgentUpdate]:
-    """Returns for each head the update of its agents, and the state that the update needs.
+    """Returns name of a head -> update of its agents (class weights) in the backward scan.
+
+    The result is {} if the backward scan updates no agents.
 
     Args:
       state: the state of the run.
-      opt_state: the state of the whole optimiser, which has the number of updates.
-      velocities: head -> momentum of those of its agents that take part in this step.
+      opt_state: the state of the whole optimiser, which contains the number of updates so far, on
+        which the learning rate depends.
+      velocities: name of the head -> momentum of those of its agents that take part in this step.
       divisor: number of examples of the whole batch, by which the summed gradient is divided.
     """
     if state.agents_optimizer is None:
@@ -99,10 +108,10 @@ def updates_of(
 
 
 def gradient_norms(states: dict[str, AgentState]) -> Leaves:
-    """Returns head -> norm of the agents' gradient over this device's rows, a scalar.
+    """Returns name of a head -> norm of its agents' gradient over this device's rows, a scalar.
 
     Args:
-      states: head -> state of its agents after the backward scan.
+      states: name of the head -> state of its agents after the backward scan.
     """
     # The step puts this scalar where the gradient would be, so that the norm of all gradients comes
     # out right.
@@ -110,7 +119,11 @@ def gradient_norms(states: dict[str, AgentState]) -> Leaves:
 
 
 def velocities(states: dict[str, AgentState]) -> Leaves:
-    """Returns head -> momentum [classes, dim] of its agents, from head -> state."""
+    """Returns name of a head -> momentum [classes, dim] of its agents (class weights).
+
+    Args:
+      states: name of the head -> state of its agents after the backward scan.
+    """
     return {head: state.velocity for head, state in states.items()}
 
 

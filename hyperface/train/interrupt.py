@@ -31,7 +31,10 @@ class Interrupted(AgreedStop):
 
 
 class StopRequest:
-    """A request to stop the run. `signal` is the name of the signal that arrived, or None."""
+    """A request to stop the run after the current step; `listening` sets it when a signal arrives.
+
+    `signal` is the name of the signal, such as "SIGTERM", or None if none has arrived.
+    """
 
     def __init__(self) -> None:
         self.signal: str | None = None
@@ -39,7 +42,8 @@ class StopRequest:
     def reached(self, step: int) -> str | None:
         """Returns the name of the signal if the run has to stop after `step`; None if it continues.
 
-        If several processes train together, all of them stop after the same step.
+        Call it once after each step. If several processes train together, all of them stop after
+        the same step.
         """
         # JAX's handler lets all processes agree on one step. A process that stopped earlier than
         # the others would leave them waiting in a collective.
@@ -50,7 +54,7 @@ class StopRequest:
 
 @contextmanager
 def listening() -> Iterator[StopRequest]:
-    """Turns the first SIGTERM or SIGINT into a request to stop, as a context manager.
+    """Turns the first SIGTERM or SIGINT into a request to stop; a context manager that yields it.
 
     A second signal stops the process at once, as if this function were not used. A signal within
     `AGAIN` seconds of the first is ignored: a scheduler may signal a whole group of processes, and

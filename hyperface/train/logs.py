@@ -29,8 +29,8 @@ class MetricsLog:
       folder: the folder of the run.
       first_step: number of steps that are done.
       every: number of steps per line.
-      position: the metrics since the last line before `first_step`, as `position` returned them and
-        the checkpoint stores them; None starts with empty sums.
+      position: the metrics since the last line before `first_step`, as the method `position`
+        returned them when the checkpoint was saved; None starts with empty sums.
     """
 
     def __init__(
@@ -83,9 +83,13 @@ class MetricsLog:
         return line
 
     def skip(self, step: int, *, last: bool = False) -> bool:
-        """Leaves a step out of the means, and returns whether a line is due now.
+        """Returns whether a line is due after a step that is left out of the means.
 
-        A line is not due if no earlier step was added since the previous line.
+        A line is not due if no step was added since the previous line.
+
+        Args:
+          step: number of the step, whose update was not applied.
+          last: whether it is the last step of the run, after which a line is always due.
         """
         return self._steps > 0 and (last or step % self._every == 0)
 
@@ -114,7 +118,7 @@ class RunningMean:
     """The mean of the values that were added since it was last read.
 
     Args:
-      position: sum and count of an earlier mean, which this one continues.
+      position: (sum, count) of an earlier mean, which this one continues; None starts empty.
     """
 
     def __init__(self, position: Sequence[float] | None = None) -> None:
@@ -154,9 +158,10 @@ SECONDS_BETWEEN_LINES = 10.0
 
 
 class TrainingProgress:
-    """Shows the progress of a training: step, loss, the heads' values, speed, and time left.
+    """Shows the progress of a training: step, loss, scale or radius of heads, speed, time left.
 
-    On a terminal this is a bar. Elsewhere a line is logged every ten seconds, and at the last step.
+    It is a context manager. On a terminal this is a bar. Elsewhere a line is logged every ten
+    seconds, and at the last step.
 
     Args:
       name: name of the experiment.

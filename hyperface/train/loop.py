@@ -35,10 +35,11 @@ class Start(NamedTuple):
     """The start of a fine-tuned run: a trained backbone, and where it comes from."""
 
     origin: str
-    """Name and digest of the file or run that the backbone comes from. A folder that records
-    another origin belongs to another run."""
+    """Text with name and digest of the file or run that the backbone comes from. The run's folder
+    records it, and a run with another origin cannot continue there."""
     backbone: dict[str, Any]
-    """The backbone's variables: "params", and "batch_stats" if it has batch statistics."""
+    """The backbone's variables: "params", and "batch_stats" if it has batch statistics. Each is a
+    tree of arrays."""
 
 
 def train(
@@ -73,10 +74,10 @@ def train(
         without their updates, which may have caused the failure (as Chowdhery et al., PaLM, 2022,
         5.1, did by hand). A killed run reacts in the same way again, and ends with the same
         numbers.
-      profile_steps: the first and the last step of a profile, which is written to
-        `workdir/profile`.
-      file: the user's Python file that defines the experiment. The run's folder keeps a copy, which
-        evaluation needs if the experiment contains objects.
+      profile_steps: the first and the last step, counted from 1, of a profile (a trace of devices
+        and host), which is written to `workdir/profile`; None records none.
+      file: the user's Python file that defines the experiment; None for one of our experiments. The
+        run's folder keeps a copy, which evaluation needs if the experiment contains objects.
 
     Returns:
       The state after the last step, on the devices of all processes. It is replicated, except for
@@ -151,11 +152,11 @@ def checked_split(
     Args:
       experiment: a checked experiment.
       data_dir: folder of prepared data sets.
-      profile_steps: as `train` takes them.
+      profile_steps: the first and the last step of a profile, counted from 1, or None.
 
     Raises:
       InputError: the data set is absent or has too few classes, the batch or the classes do not
-        divide among the devices, or the profile is of other steps.
+        divide among the devices, or the profile's steps are not steps of the run.
     """
     data = experiment.data
     split = open_experiment_split(data, "train", data_dir)
@@ -203,12 +204,14 @@ def _check_snapshots(experiment: Experiment, first_step: int, checkpoints: Check
 def run_meta(experiment: Experiment, split: Split, origin: str | None = None) -> dict[str, Any]:
     """Returns the record that identifies a run in its folder and its checkpoints.
 
-    Its keys are "experiment", "data" and, for a fine-tuned run, "init_from".
+    A run continues only in a folder with the same record. Its keys are "experiment" (all settings),
+    "data" (facts about the training images) and, for a fine-tuned run, "init_from".
 
     Args:
       experiment: the experiment of the run.
       split: the training images.
-      origin: the file or run of the backbone, as in `Start`.
+      origin: name and digest of the file or run that a fine-tuned backbone comes from; None for
+        random initial parameters.
     """
     meta = {"experiment": experiment.to_dict(), "data": split.facts()}
     return meta if origin is None else meta | {"init_from": origin}

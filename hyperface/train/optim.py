@@ -28,13 +28,13 @@ class GroupSummary(NamedTuple):
     """The description of a group of parameters that a run prints when it starts."""
 
     name: str
-    """Name of the group."""
+    """Name of the group, a field of `Groups`, such as "kernels"."""
     parameters: int
     """Number of values in all its parameters."""
     rule: Group
     """Factors of the learning rate and of the weight decay."""
     members: tuple[str, ...] = ()
-    """Names of the parameters, for the group "others", whose name does not tell them."""
+    """Names of the parameters, only for the group "others", whose name does not tell them."""
 
     def __str__(self) -> str:
         rule = f"{self.rule.rate:g} x rate, {self.rule.decay:g} x decay"
@@ -43,7 +43,9 @@ class GroupSummary(NamedTuple):
 
 
 def make_optimizer(optimizer: Optimizer, loss: Loss, steps: int) -> optax.GradientTransformation:
-    """Returns the SGD of both papers, which adds weight decay to the gradient before momentum.
+    """Returns SGD with momentum, which adds weight decay to the gradient before momentum.
+
+    So do NormFace and Ring loss.
 
     Each group of parameters has its own factors of learning rate and weight decay (`Groups`). The
     centers of center loss can follow their paper's rule instead: they move by alpha times their
@@ -88,8 +90,8 @@ def make_optimizer(optimizer: Optimizer, loss: Loss, steps: int) -> optax.Gradie
 def agents_optimizer(optimizer: Optimizer, steps: int) -> optax.GradientTransformation | None:
     """Returns the rule by which the backward scan updates the agents, one [dim] row per class.
 
-    It returns None if the backward scan updates no agents, as it does only if `agents_update` is
-    not "whole".
+    Agents are the class weights. The result is None if `optimizer.agents_update` is "whole": the
+    optimiser then updates the agents as any other parameter, once their whole gradient is known.
 
     Args:
       optimizer: the settings of the optimiser.
@@ -180,7 +182,7 @@ def with_updates(opt_state: Any, updates: int) -> Any:
 
     Args:
       opt_state: the state of an optimiser that `make_optimizer` returned.
-      updates: number of updates that were applied or left out.
+      updates: number of updates so far, applied or left out, from which the learning rate follows.
     """
 
     def at(path: tuple[Any, ...], leaf: jax.Array) -> jax.Array:
@@ -193,7 +195,10 @@ def with_updates(opt_state: Any, updates: int) -> Any:
 
 
 def parameter_groups(params: Mapping[str, Any]) -> Any:
-    """Returns the tree of "part.group" labels of an `EmbeddingNetwork`'s parameters.
+    """Returns a tree like the parameters of an `EmbeddingNetwork`, with a text per parameter.
+
+    The text is "part.group", such as "backbone.kernels", and names the group whose factors of
+    learning rate and weight decay apply.
 
     The part is "backbone" or "head". The group is a field of `Groups`, which follows from the
     parameter's name; it is "others" for an unknown name.

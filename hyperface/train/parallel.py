@@ -32,11 +32,11 @@ def data_parallel_step(
     donated, so a state must not be used after it was passed to the step.
 
     Args:
-      devices: the devices to use; all local ones by default.
+      devices: the devices to use; None takes all local devices.
 
     Returns:
-      A function (state, host batch) -> (state, metrics). Each device gets an equal, contiguous part
-      of the batch.
+      A function (state, batch of NumPy arrays) -> (state, metrics by name). Each device gets an
+      equal, contiguous part of the batch.
     """
     devices = list(devices or jax.local_devices())
     mapped = jax.pmap(
@@ -80,12 +80,14 @@ def mesh_step(
     donated, so a state must not be used after it was passed to the step.
 
     Args:
-      devices: the devices to use; by default all devices of all processes.
-      split_classes: whether arrays with one row per class are split by rows, as in `on_mesh`.
+      devices: the devices to use; None takes all devices of all processes.
+      split_classes: whether arrays with one row per class, such as agents (class weights), are
+        split by rows over the devices. The state must have been built so, by `on_mesh`.
 
     Returns:
-      A function (state from `on_mesh`, this process's share of the batch) -> (state, metrics), with
-      the attribute `lower`. The shares are split evenly, in the order of processes and devices.
+      A function (state from `on_mesh`, this process's share of the batch) -> (state, metrics by
+      name). The shares are split evenly, in the order of processes and devices. The function has
+      the attribute `lower` of a jitted function.
     """
     mesh = make_mesh(devices)
     options = compiler.options(mesh.devices.flat[0].platform)
@@ -130,14 +132,14 @@ def on_mesh(
     """Builds a state for `mesh_step` directly on its devices.
 
     If classes are split, no device ever has the rows of all classes. If the number of classes is
-    not a multiple of the number of devices, padding rows fill the last devices: zeros, and NaN for
-    the distortion. Padding rows have no effect.
+    not a multiple of the number of devices, padding rows fill the last devices: zeros, and NaN in
+    `TrainState.distortion`. Padding rows have no effect.
 
     Args:
       make: function that builds a state; it is jitted here.
       *arguments: the arguments of `make`: arrays that are the same in every process.
-      split_classes: as in `mesh_step`.
-      devices: as in `mesh_step`.
+      split_classes: whether arrays with one row per class are split by rows over the devices.
+      devices: the devices to use; None takes all devices of all processes.
     """
     like = jax.eval_shape(make, *arguments)
     shapes = shapes_on_mesh(like, split_classes=split_classes, devices=devices)
@@ -159,8 +161,8 @@ def shapes_on_mesh(
 
     Args:
       state: a state without padding, or its shapes.
-      split_classes: as in `mesh_step`.
-      devices: as in `mesh_step`.
+      split_classes: whether arrays with one row per class are split by rows over the devices.
+      devices: the devices to use; None takes all devices of all processes.
     """
     mesh, rows = make_mesh(devices), state.distortion.size
     if split_classes:
@@ -176,7 +178,7 @@ def shapes_on_mesh(
 
 
 def whole_classes(state: TrainState) -> TrainState:
-    """Returns the state without padding, so that it is the same for any number of devices.
+    """Returns the state without padding rows, so that it is the same for any number of devices.
 
     Its arrays stay split. If the number of classes is not a multiple of the number of devices, the
     arrays [classes, dim] are split by dimensions instead of classes.
@@ -196,7 +198,10 @@ def whole_classes(state: TrainState) -> TrainState:
 
 
 def with_padding_unseen(state: TrainState) -> TrainState:
-    """Returns the state with NaN as the distortion of padding rows, which follow the last class."""
+    """Returns the state with NaN as the distortion of padding rows, which follow the last class.
+
+    NaN marks a class that no batch has had yet, so padding rows do not enter the logged mean.
+    """
     num_classes, sharding = state.network.head.num_classes, state.distortion.sharding
     # A restored array has zeros in its padding.
     unseen = jax.jit(lambda x: x.at[num_classes:].set(jnp.nan), out_shardings=sharding)

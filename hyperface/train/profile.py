@@ -34,7 +34,8 @@ class Profile:
 
         Args:
           step: the step that was started.
-          result: an array that the step computes, to wait for.
+          result: an array that the step computes. The recording waits for it, since JAX computes
+            asynchronously.
         """
         if self._recording and step >= self._last:
             # A call only starts a step on the devices. Without waiting, the trace would lack the

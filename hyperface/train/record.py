@@ -25,14 +25,16 @@ class Job(NamedTuple):
     """The settings of a run, which stay the same from the first step to the last."""
 
     experiment: Experiment
+    """All settings of model, data, loss and optimiser."""
     split: Split
     """The training images."""
     workdir: Path
     """The folder of the run."""
     meta: dict[str, Any]
-    """The record of experiment and data that identifies the run, see `loop.run_meta`."""
+    """The record that identifies the run: "experiment", "data" and, for a fine-tuned run,
+    "init_from" (`loop.run_meta`)."""
     workers: int
-    """Number of processes that read images."""
+    """Number of processes that read images; 0 uses threads."""
 
 
 class Record:
@@ -42,11 +44,11 @@ class Record:
 
     Args:
       job: the settings of the run.
-      first_step: number of steps that are done; the checkpoint of this step has the state of the
-        log.
+      first_step: number of steps that are done. If it is above 0, the log continues from the
+        checkpoint of this step.
       checkpoints: the checkpoints of the run.
-      divergences: the rule for steps that are not finite.
-      progress: shows each step.
+      divergences: decides what happens after a step whose metrics are not finite.
+      progress: shows the metrics of each step to the user.
     """
 
     def __init__(
@@ -77,9 +79,12 @@ class Record:
     def finish(self, step: int, metrics: dict[str, jax.Array] | None) -> bool:
         """Checks and logs a step; returns False if it diverged and the run skips it.
 
+        It waits until the devices have computed the metrics.
+
         Args:
           step: number of the step.
-          metrics: the metrics that the step returned; None if its update was left out.
+          metrics: the metrics that the step returned; None if its update was left out after a
+            rollback, so that there is nothing to check.
 
         Raises:
           DivergenceError: the step diverged, and the run does not skip it.

@@ -56,8 +56,10 @@ def locked_run_folder(
 
     Args:
       workdir: the run's folder.
-      meta: the record that identifies the run, as `loop.run_meta` returns it.
-      file: the user's Python file that defines the experiment, of which the folder keeps a copy.
+      meta: the record that identifies the run: "experiment", "data" and, for a fine-tuned run,
+        "init_from" (`loop.run_meta`).
+      file: the user's Python file that defines the experiment, of which the folder keeps a copy;
+        None for one of our experiments.
       fresh: first delete the files that the folder's record names, and no others.
 
     Raises:
@@ -96,7 +98,7 @@ def check_same_run(workdir: Path, meta: dict[str, Any]) -> None:
 
     Args:
       workdir: the run's folder, which may be absent.
-      meta: as in `locked_run_folder`.
+      meta: the record of the run that wants to continue: "experiment", "data", "init_from".
 
     Raises:
       InputError: the message names the other content of the folder, or the fields that differ.
@@ -113,9 +115,10 @@ def check_same_experiment(where: str, found: dict[str, Any], meta: dict[str, Any
 
     Args:
       where: the folder or checkpoint, for the message.
-      found: its fields. Fields that are not in `RUN_META` are not compared. It may have fewer
-        steps, since a run that gets more steps continues from its end.
-      meta: as in `locked_run_folder`.
+      found: the record in that folder or checkpoint. Fields that are not in `RUN_META` are not
+        compared. The number of steps may be smaller than in `meta`, since a run that gets more
+        steps continues from its end; with a cosine schedule it may not.
+      meta: the record of the run that wants to continue: "experiment", "data", "init_from".
 
     Raises:
       InputError: the folder differs. The message names the fields that differ.
@@ -147,11 +150,13 @@ def _grown(found: dict[str, Any], meta: dict[str, Any]) -> dict[str, Any]:
 
 
 def differences(found: dict[str, Any], wanted: dict[str, Any]) -> list[str]:
-    """Returns one text per field in which two runs differ, with both values.
+    """Returns one text per field in which two runs differ, with both values, for a message.
+
+    Fields that may change while a run continues (`MAY_CHANGE`) are left out.
 
     Args:
-      found: the fields of the earlier run, nested.
-      wanted: the fields of the run that wants to continue.
+      found: the record of the earlier run, nested dictionaries.
+      wanted: the record of the run that wants to continue.
     """
     found, wanted = _flat(found), _flat(wanted)
     return [
@@ -162,7 +167,9 @@ def differences(found: dict[str, Any], wanted: dict[str, Any]) -> list[str]:
 
 
 def record_start(workdir: Path, first_step: int, steps: int) -> None:
-    """Adds a line to the history of a run that starts or continues.
+    """Adds a line to `history.jsonl` when a run starts or continues.
+
+    It has the time, both numbers of steps, and the digest of the user's file, if there is one.
 
     Args:
       workdir: the run's folder.

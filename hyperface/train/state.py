@@ -17,7 +17,12 @@ from hyperface.train.optim import agents_optimizer, make_optimizer
 
 
 def takes_batch(backbone: nn.Module) -> bool:
-    """Returns whether a backbone's `__call__` takes `train`, `counted` and `axis_name`."""
+    """Returns whether a backbone has batch statistics (the attribute `batch_norm`).
+
+    Its `__call__` then takes the arguments `train` (whether to use the batch's statistics),
+    `counted` ([batch] bool, False for padding) and `axis_name` (the mapped axis that splits the
+    batch).
+    """
     return getattr(backbone, "batch_norm", False)
 
 
@@ -78,24 +83,26 @@ class TrainState(struct.PyTreeNode):
     key: jax.Array
     """The random key of the run, which stays the same; each step derives its keys from it."""
     distortion: jax.Array
-    """[classes] moving average of the bound in NormFace's Proposition 3; NaN for a class that no
-    batch has had yet."""
+    """[classes] moving average of the bound in NormFace's Proposition 3, from the distances between
+    features and agents; NaN for a class that no batch has had yet."""
     average: Any
     """Moving average of the parameters; None if the optimiser keeps none."""
     diverged: jax.Array
     """Scalar bool, whether an update was left out because it was not finite. All later updates are
     left out too, until the host resets it. It is not saved, and is False in every checkpoint."""
     network: EmbeddingNetwork = struct.field(pytree_node=False)
+    """The module whose parameters these are."""
     optimizer: optax.GradientTransformation = struct.field(pytree_node=False)
+    """The rule that updates the parameters; `opt_state` is its state."""
     agents_optimizer: optax.GradientTransformation | None = struct.field(pytree_node=False)
     """The rule by which the backward scan updates the agents, one [dim] row per class. It is None
     if `optimizer` updates them as any other parameter."""
     decay: float = struct.field(pytree_node=False)
-    """Decay of the moving average of the parameters."""
+    """Decay of the moving average of the parameters; 0 keeps no average."""
 
     @property
     def variables(self) -> dict[str, Any]:
-        """The variables with which the network is trained."""
+        """The variables with which the network is trained: "params", and "batch_stats" if any."""
         return {"params": self.params, "batch_stats": self.batch_stats}
 
     @property
@@ -121,8 +128,9 @@ def create_state(
       images: [batch, height, width, channels], the first batch. The radius R of Ring loss is
         initialised with the mean norm of its features.
       labels: [batch] class ids.
-      backbone: "params", and "batch_stats" if it has them, of the backbone to fine-tune. The heads
-        and R are then initialised from its features.
+      backbone: the variables of a trained backbone to fine-tune: "params", and "batch_stats" if it
+        has them. The heads and R are then initialised from its features. None initialises it at
+        random.
 
     Raises:
       InputError: a user's module returns no features, or has variables that are neither parameters
@@ -189,7 +197,8 @@ def abstract_state(
       image_shape: (height, width, channels) of an image.
 
     Raises:
-      InputError: as `create_state`.
+      InputError: a user's module returns no features, or has variables that are neither parameters
+        nor batch statistics.
     """
     batch = experiment.data.batch_size
     # `eval_shape` also finds a backbone that does not fit, before anything is allocated.

@@ -23,7 +23,10 @@ from hyperface.weights.wire import (
 
 
 class Fields(NamedTuple):
-    """Field numbers in the message of a layer."""
+    """The numbers of the protocol-buffer fields in which a Caffe file stores a layer.
+
+    Old and new files use other numbers.
+    """
 
     name: int
     """Number of the field with the layer's name."""
@@ -42,9 +45,9 @@ ROLES = ("weight", "bias")
 
 
 def read(data: bytes) -> dict[str, np.ndarray]:
-    """Returns all arrays of a `.caffemodel` file by name, in Caffe's own layout.
+    """Returns all arrays of a `.caffemodel` file by name, in Caffe's own order of axes.
 
-    A layer's arrays are named "layer.weight", "layer.bias", "layer.2", and so on.
+    The arrays of a layer called conv1 are named "conv1.weight", "conv1.bias", "conv1.2", and so on.
 
     Args:
       data: the content of the file.

@@ -23,11 +23,13 @@ class Contents:
     path: Path
     """The file, or the folder of the run."""
     arrays: dict[str, np.ndarray]
-    """Name -> array. The names are the file's own, or our parameter paths if `model` is set."""
+    """Name -> array. The names are the file's own. If `model` is set, they are our parameter paths,
+    such as "params/conv1/kernel"."""
     model: str | None = None
     """Name of the network if this library wrote the file; None for any other file."""
     layout: str = ""
-    """A description of a file that this library wrote, for messages."""
+    """Where the arrays come from, for messages, such as "a run of this library"; it has no meaning
+    if `model` is None."""
     graph: Graph | None = None
     """The graph of an ONNX file; None for any other file."""
 
@@ -36,10 +38,10 @@ def read_contents(path: Path) -> Contents:
     """Reads a weight file, or the newest undamaged checkpoint of a run.
 
     Args:
-      path: a file in a format of `files.read`, or the folder of a run.
+      path: a file (safetensors, ONNX, PyTorch or `.caffemodel`), or the folder of a run.
 
     Raises:
-      InputError: the file or run is damaged, or has another format.
+      InputError: the file or run is missing or damaged, or has another format.
     """
     if path.is_dir():
         saved = read_run(path)
@@ -59,10 +61,10 @@ def named(
     Args:
       contents: the arrays of a file or run.
       model_name: name of the network.
-      paths: the paths of the network's parameters.
+      paths: the paths of the network's parameters, such as "params/conv1/kernel".
 
     Raises:
-      InputError: the file contains another network.
+      InputError: the file contains another network, or none of the names that are known for it.
     """
     path, found = contents.path, contents.model
     if found is not None:

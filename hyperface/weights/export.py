@@ -34,11 +34,14 @@ PLATFORMS = ("cpu", "cuda", "tpu")
 def make_embedder(
     saved: SavedBackbone, *, mirror: Mirror = "none", normalize: bool = True
 ) -> Embed:
-    """Returns the embedder of a trained backbone, a jitted function that contains the weights.
+    """Returns the embedder of a trained backbone, a jitted function from images to features.
+
+    It contains the weights. Images are [batch, height, width, channels], and features [batch, dim].
 
     Args:
       saved: the trained backbone.
-      mirror: how the features of an image and of its mirror image are merged.
+      mirror: how the features of an image and of its mirror image are merged: "none" uses the image
+        alone; "sum", "max" and "concat" are the sum, the larger of both values, and both features.
       normalize: whether the merged features are scaled to unit length.
     """
     network = saved.network()
@@ -61,7 +64,11 @@ def feature_dim(saved: SavedBackbone) -> int:
 
 
 def export_safetensors(saved: SavedBackbone) -> bytes:
-    """Returns the bytes of a safetensors file: the backbone's arrays, metadata and a digest."""
+    """Returns the bytes of a safetensors file: the backbone's arrays, metadata and a digest.
+
+    The metadata name the network, the feature size and the expected images. `load_backbone` reads
+    such a file.
+    """
     import safetensors.numpy
 
     metadata = {
@@ -81,12 +88,13 @@ def export_safetensors(saved: SavedBackbone) -> bytes:
 def open_safetensors(
     path: Path, saved: SavedBackbone, *, mirror: Mirror = "none", normalize: bool = True
 ) -> Embed:
-    """Returns the embedder of an exported safetensors file.
+    """Returns the embedder (images -> features) of an exported safetensors file.
 
     Args:
       path: the file.
       saved: the run that was exported; its backbone is built anew, and filled from the file.
-      mirror: how the features of an image and of its mirror image are merged.
+      mirror: how the features of an image and of its mirror image are merged: "none" uses the image
+        alone; "sum", "max" and "concat" are the sum, the larger of both values, and both features.
       normalize: whether the merged features are scaled to unit length.
     """
     network = saved.network()
@@ -102,6 +110,10 @@ def export_stablehlo(embed: Embed, image_shape: tuple[int, int, int]) -> bytes:
 
     The program takes any batch size and runs on CPU, CUDA and TPU. A later JAX runs it without this
     library: `jax.export.deserialize(data).call(images)`.
+
+    Args:
+      embed: the embedder, a function from images to features, as `make_embedder` returns it.
+      image_shape: [height, width, channels] of the images.
     """
     from jax import export
 
@@ -133,7 +145,7 @@ def _without_paths() -> Iterator[None]:
 
 
 def open_stablehlo(program: bytes, image_shape: tuple[int, int, int], origin: str) -> Embed:
-    """Returns the embedder of an exported StableHLO program.
+    """Returns the embedder (images -> features) of an exported StableHLO program.
 
     Args:
       program: the bytes that `export_stablehlo` returned. The parser trusts its input, so compare
@@ -195,6 +207,10 @@ def _custom_calls(module: bytes) -> set[str]:
 def export_onnx(embed: Embed, image_shape: tuple[int, int, int]) -> bytes:
     """Returns the bytes of an ONNX model from "images" to "features", for any batch size.
 
+    Args:
+      embed: the embedder, a function from images to features, as `make_embedder` returns it.
+      image_shape: [height, width, channels] of the images.
+
     Raises:
       InputError: jax2onnx is not installed, or does not know how to convert the network.
     """
@@ -224,7 +240,9 @@ def export_onnx(embed: Embed, image_shape: tuple[int, int, int]) -> bytes:
 
 
 def open_onnx(path: Path) -> Embed:
-    """Returns the embedder of an ONNX file, which ONNX Runtime runs on the CPU.
+    """Returns the embedder (images -> features) of an ONNX file.
+
+    ONNX Runtime runs it on the CPU.
 
     Raises:
       InputError: onnxruntime is not installed.
@@ -253,7 +271,10 @@ def largest_difference(expected: Embed, found: Embed, image_shape: tuple[int, in
     Args:
       expected: the run's embedder.
       found: the embedder of an exported file.
-      image_shape: [height, width, channels].
+      image_shape: [height, width, channels] of the images.
+
+    Raises:
+      ValueError: the features have different shapes.
     """
     rng = np.random.default_rng(0)
     differences = []

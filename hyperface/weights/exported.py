@@ -22,14 +22,20 @@ _FIELDS: dict[str, type | tuple[type, ...]] = {
 
 
 def seal(record: dict[str, Any]) -> str:
-    """Returns the JSON text of a record, with the digest of its other fields added."""
+    """Returns a record as JSON text, with a field "digest" over all other fields added.
+
+    A record is the content of `embedder.json`, which describes the files of an export.
+    """
     return json.dumps(record | {"digest": digest(record)}, indent=2) + "\n"
 
 
 def digest(record: dict[str, Any], *more: bytes | memoryview) -> str:
-    """Returns the SHA-256 over a record's fields without "digest", followed by further bytes.
+    """Returns the SHA-256, in hexadecimal digits, over a record and further bytes.
 
-    The order of the fields does not matter.
+    Args:
+      record: fields that JSON can represent. The field "digest" is left out, and the order of the
+        fields does not matter.
+      *more: bytes that are covered too, such as the arrays of a file.
     """
     fields = {name: value for name, value in record.items() if name != "digest"}
     # Sorted, because another program may write the same fields in another order.
@@ -40,10 +46,11 @@ def digest(record: dict[str, Any], *more: bytes | memoryview) -> str:
 
 
 def read_record(path: Path) -> dict[str, Any]:
-    """Returns the fields of an `embedder.json`.
+    """Returns the fields of an `embedder.json`, the record of an export, after all checks.
 
     Raises:
-      InputError: the file is missing, damaged or changed, or an earlier version wrote it.
+      InputError: the file is missing, larger than `LARGEST_RECORD`, damaged or changed, or an
+        earlier version wrote it.
     """
     data = read_bytes(path, LARGEST_RECORD)
     try:
@@ -63,11 +70,12 @@ def read_file(folder: Path, record: dict[str, Any], name: str) -> bytes:
 
     Args:
       folder: the folder of the export.
-      record: the fields of its `embedder.json`.
-      name: name of the file.
+      record: the fields of its `embedder.json`, as `read_record` returns them.
+      name: name of the file, a key of the record's "files".
 
     Raises:
-      InputError: the file is missing, or its digest differs from the record's.
+      InputError: the file is missing, is larger than `LARGEST_FILE`, or its digest differs from the
+        record's.
     """
     data = read_bytes(folder / name, LARGEST_FILE)
     entry = record["files"].get(name)

@@ -35,7 +35,7 @@ most 1,000."""
 
 
 def read(path: Path) -> dict[str, np.ndarray]:
-    """Returns all arrays of a weight file in float32, with the file's own names and layouts.
+    """Returns all arrays of a weight file in float32, with the file's own names and order of axes.
 
     Args:
       path: a file with one of these endings:
@@ -60,7 +60,11 @@ def read(path: Path) -> dict[str, np.ndarray]:
 
 
 def own_format(path: Path) -> dict[str, str] | None:
-    """Returns the metadata of a safetensors file that this library wrote; None for other files."""
+    """Returns the metadata of a safetensors file that this library wrote; None for other files.
+
+    The metadata are texts by name, such as "model" and "feature_dim". A missing or damaged file
+    gives None too; `read` then raises the error.
+    """
     import safetensors
 
     if not Path(path).name.endswith(".safetensors") or not Path(path).is_file():
@@ -108,7 +112,7 @@ def _damaged(path: Path, kind: str, error: Exception) -> InputError:
 
 
 def sealed(data: bytes) -> bytes:
-    """Returns a safetensors file with sorted header fields and a digest of its content.
+    """Returns a safetensors file with sorted header fields and a digest of its content, as bytes.
 
     Args:
       data: the bytes of a safetensors file that has metadata.
@@ -187,7 +191,7 @@ def _read_caffe(path: Path) -> dict[str, np.ndarray]:
 
 
 def read_graph(path: Path) -> onnx.Graph:
-    """Returns the graph of an `.onnx` file, with its weights in float32.
+    """Returns the graph of an `.onnx` file (operators and arrays), with its weights in float32.
 
     Raises:
       InputError: the file is damaged or not an ONNX network, or its weights are not finite floats.

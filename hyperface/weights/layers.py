@@ -26,13 +26,19 @@ LayerKind = Literal["conv", "map", "dense", "norm", "prelu", "add"]
 
 @dataclass(frozen=True)
 class Layer:
-    """One layer of a network. Values are numbered: layer n, counted from 1, computes value n."""
+    """One layer of a network, as it must be found in the graph of an ONNX file.
+
+    The values between layers are numbered: 0 is the images, and layer n computes value n.
+    """
 
     kind: LayerKind
+    """"conv", "map" (a depthwise convolution over the whole map), "dense" (linear), "norm" (batch
+    normalisation on its own), "prelu" or "add"."""
     inputs: tuple[int, ...]
     """Numbers of the values that the layer reads."""
     ours: str = ""
-    """Path of the layer's parameters in our network, such as "block1_1/conv1"."""
+    """Path of the layer's parameters in our network, such as "block1_1/conv1"; "" for a layer
+    without parameters."""
     norm: str = ""
     """Path of the batch normalisation that follows; "" for none. In a folded network it does not
     exist, since it is merged into the weights of this layer."""
@@ -53,7 +59,8 @@ class Layer:
 def layers(model: nn.Module) -> list[Layer] | None:
     """Returns the layers of a network in the order of its graph.
 
-    It returns None if this library cannot read the network from ONNX files.
+    The list describes what an ONNX file of the network must contain. The result is None if this
+    library cannot read the network from ONNX files.
     """
     describe = _LAYERS.get(type(model))
     if describe is None:

@@ -34,14 +34,15 @@ class Report:
     loaded: tuple[str, ...]
     """Paths of the parameters that now have the file's values."""
     fresh: tuple[str, ...]
-    """Paths of the parameters that kept their values, as the caller asked."""
+    """Paths of the parameters that kept their fresh values, as the caller asked."""
     ignored: tuple[str, ...]
     """Names of the file's arrays that the backbone does not need: those of the classifier, and
     biases that were frozen at zero."""
     trained_on: Pixels
-    """Pixel values that the file's network was trained on."""
+    """Pixel values (centre, spread, channel order) that the file's network was trained on."""
     pixels: Pixels
-    """Pixel values that the loaded network takes."""
+    """Pixel values that the loaded network takes. If they differ from `trained_on`, the first
+    convolution was changed accordingly."""
 
     @property
     def exact(self) -> bool:
@@ -82,8 +83,9 @@ def load_backbone(
     library's, its first convolution is changed accordingly.
 
     Args:
-      path: a file in a format of `read`, or the folder of a run, whose newest undamaged checkpoint
-        is taken. An `.onnx` file can be read for the networks that `weights.layers` describes.
+      path: a file (safetensors, ONNX, PyTorch or `.caffemodel`), or the folder of a run, whose
+        newest undamaged checkpoint is taken. An `.onnx` file can be read for the networks that
+        `weights.layers` describes.
       model_name: name of the network in `models.BACKBONES`.
       params: the fresh parameters; {"params": ..., "batch_stats": ...} for a network with batch
         statistics. Where the file's values replace them, `jax.ShapeDtypeStruct` may stand in place
@@ -126,8 +128,22 @@ def fill(
     """Fills a fresh backbone as `load_backbone` does, from a file that was read before.
 
     Args:
-      contents: the file, as `read_contents` returns it. All other arguments are those of
-        `load_backbone`.
+      contents: the arrays of the file or run, as `read_contents` returns them.
+      model_name: name of the network in `models.BACKBONES`.
+      params: the fresh parameters, or {"params": ..., "batch_stats": ...}.
+      image_shape: [height, width, channels] of the images of the file's network; None takes the
+        file's or the paper's.
+      pixels: pixel values that the loaded network takes.
+      trained_on: pixel values that the file's network was trained on; None takes those of the
+        released network.
+      fresh: beginnings of parameter paths that keep their fresh values, for example ("feature",).
+
+    Returns:
+      The tree of `params` with the file's values, and a report.
+
+    Raises:
+      InputError: the file contains another network, or arrays of other names or shapes. Nothing was
+        loaded.
     """
     path = contents.path
     variables = params if "params" in params else {"params": params}

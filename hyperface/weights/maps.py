@@ -40,18 +40,21 @@ class Entry:
     """Path in our variables, such as "params/conv1/kernel". For the kinds "zero" and "one" it is
     the path that the parameter would have if our network had it."""
     kind: Kind
+    """How the array becomes the parameter: unchanged ("same", "vector"), with transposed axes
+    ("conv", "first conv", "dense", "flat dense"), or not at all, because all its elements must be 0
+    ("zero") or 1 ("one")."""
 
 
 @dataclass(frozen=True)
 class Pixels:
-    """The pixel values that a network takes: (pixel - center) / spread, for pixels 0 to 255."""
+    """The pixel values that a network takes: (pixel - center) / spread, of pixels from 0 to 255."""
 
     center: float = 127.5
     """Value that is subtracted from a pixel."""
     spread: float = 128.0
     """Value by which the difference is divided."""
     channels: Channels = "rgb"
-    """Order of the channels."""
+    """Order of the channels: "rgb", "bgr", or "grey" for a single channel."""
 
     def __str__(self) -> str:
         return f"(pixel - {self.center:g}) / {self.spread:g}, {self.channels}"
@@ -59,19 +62,25 @@ class Pixels:
 
 @dataclass(frozen=True)
 class NameMap:
-    """The names and layouts that files of one origin use for one network."""
+    """The map from the arrays of a weight file to the parameters of one of our networks.
+
+    There is one map per origin of released files, since each program names its arrays, and orders
+    their axes, in its own way.
+    """
 
     layout: str
-    """The origin, such as "insightface, PyTorch", for messages."""
+    """The origin of the file, such as "insightface, PyTorch", for messages."""
     entries: tuple[Entry, ...]
-    """One entry per array that the network needs."""
+    """One entry per array that the network needs: its name in the file, the path of our parameter,
+    and how one becomes the other."""
     pixels: Pixels = Pixels()
     """Pixel values that the released network was trained on."""
     ignored: str = r"(?!)"
-    """Regular expression of expected names that we do not need, such as those of the classifier.
-    The default matches nothing."""
+    """Regular expression of names that the file may have besides, such as those of the classifier.
+    Any other name raises an error. The default matches nothing."""
     image_shape: tuple[int, int, int] | None = None
-    """[height, width, channels] of the images, if the file states it."""
+    """[height, width, channels] of the images of the file's network; None if the file does not
+    state it."""
 
 
 # Wen's and SphereFace's networks take the same values as this library's, but in OpenCV's channel
@@ -82,7 +91,7 @@ INSIGHTFACE = Pixels(127.5, 127.5, "rgb")
 
 
 def name_maps(model_name: str) -> list[NameMap]:
-    """Returns the known name maps of a network, one per origin of released files.
+    """Returns the known maps from weight files to a network, one per origin of released files.
 
     The list is empty for a network that can only be read from ONNX files and from files that this
     library wrote.
@@ -107,7 +116,7 @@ def graph_pixels(model: nn.Module) -> Pixels:
 
 
 def own_map(paths: list[str], layout: str) -> NameMap:
-    """Returns the map of a checkpoint or an export of this library.
+    """Returns the map of a file of this library, whose arrays have the names of our parameters.
 
     Args:
       paths: paths of the parameters, which are also the names of the arrays.

@@ -36,7 +36,8 @@ class Mismatch(ValueError):
     """The error of a graph that is another network than the expected one; its text is the reason.
 
     Attributes:
-      found: number of layers that were found before the first one that differs.
+      found: number of layers that were found before the first layer that differs. Of several
+        networks that do not fit, the one with the most is the nearest.
     """
 
     def __init__(self, reason: str, found: int) -> None:
@@ -45,15 +46,16 @@ class Mismatch(ValueError):
 
 
 def match(graph: Graph, model: nn.Module) -> tuple[dict[str, np.ndarray], list[Entry]]:
-    """Returns (arrays, entries): the arrays of a network in a graph, and what each becomes.
+    """Returns (arrays, entries): the weights in a graph, and which parameter each becomes.
 
-    If our network is the folded form, which has no batch normalisation, the graph's batch
-    normalisation is merged into the layer in front of it. The arrays have PyTorch's layouts. Each
-    is named after the output of its operator, for example "518.weight".
+    The names in ONNX files have no meaning, so the weights are found by the order and the kinds of
+    the operators. If our network is the folded form, which has no batch normalisation, the graph's
+    batch normalisation is merged into the layer in front of it. The arrays have PyTorch's order of
+    axes. Each is named after the output of its operator, for example "518.weight".
 
     Args:
       graph: the graph of a file.
-      model: our network, one that `weights.layers` describes.
+      model: our network, one of those for which `layers.layers` returns a list.
 
     Raises:
       Mismatch: the graph is another network, or another form of this one.

@@ -42,13 +42,15 @@ class Node:
     """One operator of a graph, with the names of the values that it reads and computes."""
 
     op: str
-    """Kind of the operator, such as "Conv"; behind a domain and a dot if it is not ONNX's own."""
+    """Kind of the operator, such as "Conv". An operator that is not ONNX's own has its domain in
+    front, as "domain.Kind"."""
     inputs: tuple[str, ...]
     """Names of the values that it reads; "" for an optional input that is left out."""
     outputs: tuple[str, ...]
     """Names of the values that it computes."""
     attributes: Mapping[str, Any]
-    """Name -> integer, list of integers, float, bytes or array."""
+    """The operator's constant settings, such as "strides": name -> integer, list of integers,
+    float, bytes or array."""
 
     @property
     def label(self) -> str:
@@ -95,7 +97,8 @@ def read(data: bytes) -> dict[str, np.ndarray]:
     """Returns all arrays of an ONNX file, under the file's own names.
 
     Raises:
-      WireError: for the reasons that `read_graph` names.
+      WireError: the bytes are truncated, damaged or not an ONNX network; its weights are quantised
+        or in another file; or this reader does not know its operator set.
     """
     return read_graph(data).arrays
 

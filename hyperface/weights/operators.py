@@ -17,12 +17,13 @@ class Wrong(ValueError):
 
 
 def expect(fits: bool, node: Node, expected: str, found: Any) -> None:
-    """Raises an error unless an operator fits.
+    """Raises an error if an operator does not compute the expected layer.
 
     Args:
-      fits: whether it does.
-      node: the operator.
-      expected, found: the two sides of the comparison, for the message.
+      fits: whether the operator fits, which the caller has found.
+      node: the operator, which the message names.
+      expected: the expected setting, for the message.
+      found: the setting that the operator has, for the message.
 
     Raises:
       Wrong: `fits` is False.
@@ -56,7 +57,7 @@ def norm(node: Node, parts: list[np.ndarray], channels: int) -> Norm:
 
     Args:
       node: the operator.
-      parts: its scale, bias, mean and variance.
+      parts: its scale, bias, mean and variance, [channels] each.
       channels: number of channels of its input.
 
     Raises:
@@ -80,10 +81,10 @@ def convolved(layer: Layer, node: Node, weight: np.ndarray, shape: MapShape) -> 
     """Returns the (channels, height, width) of the feature map that a convolution computes.
 
     Args:
-      layer: the layer of our network.
+      layer: the layer of our network that the operator must compute.
       node: the operator.
       weight: its weight, [out, in / groups, height, width].
-      shape: the shape of its input.
+      shape: (channels, height, width) of its input.
 
     Raises:
       Wrong: kernel, stride, padding or groups differ from the layer's.
@@ -106,8 +107,8 @@ def linear_weight(node: Node, weight: np.ndarray, shape: MapShape) -> np.ndarray
 
     Args:
       node: a Gemm, a MatMul, or a convolution of 1 x 1 over a map of 1 x 1.
-      weight: its weight, in the layout of the operator.
-      shape: the shape of its input.
+      weight: its weight, with the axes in the operator's own order.
+      shape: (channels, height, width) of its input.
 
     Raises:
       Wrong: the operator computes more than a linear layer, or has other inputs.

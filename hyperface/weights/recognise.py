@@ -22,11 +22,13 @@ def read_backbone(path: Path, step: int | None = None) -> SavedBackbone:
     """Returns the backbone of a run, or that of a weight file whose network it detects.
 
     Args:
-      path: the folder of a run, or a file in a format of `files.read`.
-      step: step of the run's checkpoint; by default the newest undamaged one.
+      path: the folder of a run, or a file (safetensors, ONNX, PyTorch or `.caffemodel`).
+      step: step of the run's checkpoint; None takes the newest undamaged one. It must be None for a
+        file.
 
     Raises:
-      InputError: there is no such run or file, it is damaged, or it fits none of our networks.
+      InputError: there is no such run or file, it is damaged, it fits none of our networks, or a
+        step is given for a file.
     """
     path = Path(path)
     if path.is_dir():

@@ -30,19 +30,22 @@ class SavedBackbone(NamedTuple):
     model: str
     """Name of the network."""
     feature_dim: int | None
-    """Length of the features; None if the network is a finished module, which has its own."""
+    """Length of the features; None if the network is a user's finished module, which fixes it."""
     image_shape: tuple[int, int, int]
     """[height, width, channels] of the images."""
     experiment: dict[str, Any] | None = None
     """The run's experiment, as `Experiment.to_dict` returns it; None for a weight file."""
     step: int | None = None
-    """Step of the run's checkpoint."""
+    """Step of the run's checkpoint; None for a weight file."""
     init_from: str | None = None
-    """The weights that a fine-tuned run started from; for a weight file, the file itself."""
+    """Name and digest of the weights that a fine-tuned run started from. For a weight file it is
+    the file itself. None for a run that started from random parameters."""
     trained_on: str | None = None
-    """Pixel values that another program's weight file was trained on; None for our own."""
+    """Pixel values that another program's weight file was trained on, as a text; None for our own
+    runs and files."""
     folder: Path | None = None
-    """The folder of the run, which contains a copy of its experiment file if it had one."""
+    """The folder of the run, which contains a copy of the user's experiment file, if there was one.
+    None for a weight file."""
 
     def digest(self) -> str:
         """Returns the first 16 hexadecimal digits of a SHA-256 over the arrays and their names."""
@@ -72,7 +75,7 @@ def read_run(folder: Path, step: int | None = None) -> SavedBackbone:
 
     Args:
       folder: the folder of a run, finished or not. Nothing in it is changed.
-      step: step of the checkpoint; by default the newest undamaged one.
+      step: step of the checkpoint; None takes the newest undamaged one.
 
     Raises:
       CorruptCheckpoint: a file of the checkpoint is missing, truncated or changed.

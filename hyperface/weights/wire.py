@@ -27,22 +27,26 @@ class WireError(ValueError):
 
 
 class Varint(NamedTuple):
-    """A field of a message whose value is an unsigned integer."""
+    """A field of a protocol-buffer message whose value is an unsigned integer."""
 
     number: int
     """Number of the field, which the message's definition gives a meaning."""
     wire: Literal[0]
+    """Wire type: the code of the format for such an integer."""
     value: int
+    """The integer, below 2^64."""
 
 
 class Run(NamedTuple):
-    """A field of a message whose value is a run of bytes."""
+    """A field of a protocol-buffer message whose value is a sequence of bytes."""
 
     number: int
     """Number of the field, which the message's definition gives a meaning."""
     wire: Literal[1, 2, 5]
-    """Wire type: 1 for 8 bytes, 2 for a length and as many bytes, 5 for 4 bytes."""
+    """Wire type, the code of the format: 1 for 8 bytes, 2 for a length and as many bytes, 5 for 4
+    bytes."""
     value: memoryview
+    """The bytes, without the length in front of them."""
 
 
 Field = Varint | Run
@@ -50,9 +54,10 @@ Field = Varint | Run
 
 
 class Budget:
-    """Counts how many more fields a file may have, over all its messages.
+    """Counts how many more fields a file may have, over all its messages: `MAX_FIELDS` at first.
 
-    The limit bounds the time and memory that a damaged or malicious file can take.
+    A file with more raises an error. The limit bounds the time and memory that a damaged or
+    malicious file can take.
     """
 
     def __init__(self) -> None:
@@ -62,7 +67,7 @@ class Budget:
         """Counts one field.
 
         Raises:
-          WireError: there were too many.
+          WireError: the file has more than `MAX_FIELDS` fields.
         """
         self._left -= 1
         if self._left < 0:
@@ -70,7 +75,11 @@ class Budget:
 
 
 def fields(message: memoryview, budget: Budget) -> Iterator[Field]:
-    """Yields the fields of a message one by one.
+    """Yields the fields of a protocol-buffer message one by one.
+
+    Args:
+      message: the bytes of the message.
+      budget: the number of fields that the file may still have; each field takes one.
 
     Raises:
       WireError: the message is cut or damaged, or the file has too many fields.
@@ -100,11 +109,11 @@ def fields(message: memoryview, budget: Budget) -> Iterator[Field]:
 
 
 def varint(message: memoryview, at: int) -> tuple[int, int]:
-    """Returns (integer, position): a variable-length integer, and the byte behind it.
+    """Returns (integer, position): a variable-length integer, and the position behind it.
 
     Args:
-      message: the message.
-      at: the byte at which the integer starts.
+      message: the bytes of the message.
+      at: position of the byte at which the integer starts.
 
     Raises:
       WireError: the number is cut off or has more than 64 bits.
@@ -125,7 +134,7 @@ def varint(message: memoryview, at: int) -> tuple[int, int]:
 def integers(field: Field) -> list[int]:
     """Returns the integers of one field, for a message that lists integers, such as a shape.
 
-    The field contains one integer, or a packed run of them.
+    The field contains one integer, or several in a row ("packed").
 
     Raises:
       WireError: there are more than MAX_AXES integers, or one is damaged.
@@ -158,7 +167,7 @@ def text(value: memoryview, what: str) -> str:
 
     Args:
       value: the bytes of the field.
-      what: a description of the text, for the message.
+      what: a description of the text, for the error message.
 
     Raises:
       WireError: the bytes are not UTF-8.

@@ -31,11 +31,15 @@ class CorruptCheckpoint(InputError):
 
 
 class UnreadableCheckpoint(InputError):
-    """The error of a checkpoint that cannot be read now, but may be undamaged."""
+    """The error of a checkpoint that cannot be read now, but may be undamaged.
+
+    Examples are missing permissions, a failing disk, or too little memory. Such a checkpoint is not
+    renamed.
+    """
 
 
 class Changed(ValueError):
-    """The error of data that differ from the data that were saved."""
+    """The error of data that were read, but are not the data that were saved (wrong checksum)."""
 
 
 _OF_CONTENT = ("NOT_FOUND", "DATA_LOSS", "OUT_OF_RANGE", "FAILED_PRECONDITION", "INVALID_ARGUMENT")
@@ -60,19 +64,20 @@ def read_step(
     step: int | None = None,
     agree: Callable[[str, list[int]], list[int]] = lambda name, steps: steps,
 ) -> T:
-    """Reads a checkpoint with `act`, even if a running trainer removes checkpoints meanwhile.
+    """Returns `act(step)` for a checkpoint, even if a running training removes some meanwhile.
 
-    If the newest checkpoint disappears while it is read, the trainer has written a newer one, and
+    If the newest checkpoint disappears while it is read, the training has written a newer one, and
     that one is read instead.
 
     Args:
       folder: the folder of the checkpoints.
-      act: reads the checkpoint of a step; its result is returned.
-      step: the step of the checkpoint; the newest by default.
-      agree: (a name, this process's steps) -> the steps that all processes use.
+      act: a function that reads the checkpoint of a step. It raises InputError if it cannot.
+      step: the step of the checkpoint; None takes the newest.
+      agree: if several processes read together, a function that gives all of them the same list:
+        (name of the exchange, this process's steps) -> the steps that all processes use.
 
     Raises:
-      CorruptCheckpoint: the checkpoint is damaged. A checkpoint that was removed raises InputError.
+      CorruptCheckpoint: the checkpoint is damaged, as `act` found.
       InputError: there is no such checkpoint, it was removed while it was read, or `act` raised it.
     """
     while True:
@@ -117,11 +122,12 @@ def _steps_left(folder: Path, chosen: int, *, wait: bool) -> list[int]:
 
 @contextlib.contextmanager
 def reading(folder: Path, advice: str = "") -> Iterator[None]:
-    """Turns errors of Orbax, TensorStore and json into one of two errors, as a context manager.
+    """Raises errors of Orbax, TensorStore and json again as one of two errors; a context manager.
 
     Args:
       folder: folder of the checkpoint, for the message.
-      advice: the last sentence of the message about a damaged checkpoint.
+      advice: last sentence of the message about a damaged checkpoint, what the user can do; "" adds
+        none.
 
     Raises:
       CorruptCheckpoint: a file that was read is missing, cut short or changed.
@@ -181,10 +187,13 @@ def tensorstore_code(error: BaseException) -> str | None:
 
 
 def saved_tree(state: Path) -> dict[str, Any]:
-    """Returns Orbax's own description of the arrays, as nested dictionaries.
+    """Returns the names of the arrays in a checkpoint, as nested dictionaries.
+
+    The arrays are not read. The names are in Orbax's own description, in which each leaf describes
+    one array.
 
     Args:
-      state: folder of the state in a checkpoint.
+      state: the folder "state" of a checkpoint.
 
     Raises:
       Changed: the description cannot be parsed.
@@ -210,7 +219,9 @@ def _chain(error: BaseException | None) -> Iterator[BaseException]:
 
 
 def reason(error: BaseException) -> str:
-    """Returns the cause of an error in one line, without the many paths of TensorStore's messages.
+    """Returns the cause of an error as one line for a message.
+
+    The messages of TensorStore contain many paths, which are left out.
 
     Example:
       >>> reason(OSError(5, "Input/output error", "d/0")), reason(MemoryError())
@@ -249,7 +260,7 @@ def checksums(tree: Any, like: Any = None) -> dict[str, int]:
       tree: nested dictionaries of arrays. Each array is whole on every device, or is split over the
         devices along its first or second axis.
       like: the same tree of arrays or shapes without padding. Rows of `tree` beyond these shapes
-        are padding, and are not counted.
+        are padding, and are not counted. None means that there is no padding.
 
     Returns:
       Path, such as "params/head/scale", -> checksum. All processes get the same checksums, unless

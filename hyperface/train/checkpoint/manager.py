@@ -52,11 +52,12 @@ class Checkpoints:
     checkpoint as the newest. A warning is logged for each checkpoint that is not used.
 
     Args:
-      folder: the folder of the checkpoints, which contains nothing else.
-      read_only: whether nothing in the folder is changed, as a reader beside a running training
-        needs it.
-      keep: steps whose checkpoints are kept. Of the other checkpoints, only the newest two and the
-        one with the lowest score are kept.
+      folder: the folder of the checkpoints, which contains nothing else. If it is absent, it is
+        created, except with `read_only`.
+      read_only: whether nothing in the folder is changed, so that a running training is not
+        disturbed. `save` and `wait` must not be called then.
+      keep: steps whose checkpoints are never removed. Of the other checkpoints, only the newest two
+        and the one with the lowest score are kept.
     """
 
     def __init__(
@@ -141,11 +142,13 @@ class Checkpoints:
         return self._best.step
 
     def read(self, act: Callable[[int], T], step: int | None = None) -> T:
-        """Reads a checkpoint, even if a running training removes checkpoints meanwhile.
+        """Returns `act(step)` for a checkpoint, even if a running training removes some meanwhile.
+
+        If the newest checkpoint disappears while it is read, the next newer one is read instead.
 
         Args:
-          act: a function that reads the checkpoint of a step; its result is returned.
-          step: step of the checkpoint; the newest by default.
+          act: a function that reads the checkpoint of a step. It raises InputError if it cannot.
+          step: step of the checkpoint; None takes the newest.
 
         Raises:
           CorruptCheckpoint: the checkpoint is damaged.
@@ -161,7 +164,8 @@ class Checkpoints:
         Args:
           step: number of steps that are done.
           state: the state after these steps.
-          meta: the description of the checkpoint.
+          meta: the description of the checkpoint, JSON values by name: the experiment, its data,
+            the position in the log, and so on. A checksum of each array is added.
           score: decides which checkpoint is the best; lower is better. A checkpoint whose score is
             None or not finite is never the best.
 
@@ -200,7 +204,10 @@ class Checkpoints:
             self._writing_manager.wait_until_finished()
 
     def meta(self, step: int) -> dict[str, Any]:
-        """Returns the description of a checkpoint: its experiment, data and log position.
+        """Returns the description of a checkpoint, the argument `meta` of `save`.
+
+        It contains the experiment, the data and the position in the log. Under "score" it has the
+        score, if there was one.
 
         Raises:
           CorruptCheckpoint: the description is missing, cut short or changed.
@@ -217,11 +224,12 @@ class Checkpoints:
 
         Args:
           step: step of a checkpoint in this folder.
-          like: a state of the run that continues, or its shapes. Its static parts are kept.
-          sharding: the sharding of all arrays, or a state of shapes, each with its own sharding. If
-            a shape has more rows than the checkpoint, the additional rows become zeros. The
-            checkpoint may have been saved on other devices. Each process reads only the parts for
-            its own devices.
+          like: a state of the run that continues, or its shapes. Parts that are no arrays, such as
+            the network and the optimiser, are taken from it.
+          sharding: where the arrays are put: one sharding for all arrays, or a state of shapes,
+            each with its own sharding. If a shape has more rows than the checkpoint, the additional
+            rows become zeros. The checkpoint may have been saved on other devices. Each process
+            reads only the parts for its own devices.
 
         Raises:
           InputError: names, shapes or dtypes differ, so the checkpoint belongs to another model
@@ -251,8 +259,9 @@ class Checkpoints:
         The run then repeats its steps.
 
         Args:
-          like: as in `restore`.
-          sharding: as in `restore`.
+          like: a state of the run that continues, or its shapes. Parts that are no arrays are taken
+            from it.
+          sharding: one sharding for all arrays, or a state of shapes, each with its own sharding.
 
         Raises:
           InputError: the newest undamaged checkpoint belongs to another model, or cannot be read at

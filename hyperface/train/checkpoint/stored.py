@@ -27,7 +27,7 @@ from hyperface.train.state import TrainState
 
 
 class Stored(NamedTuple):
-    """The folder of one step, which contains "state" and "meta".
+    """The folder of one checkpoint, with functions that read its parts "state" and "meta".
 
     It is read by Orbax's handlers and not by its manager. The manager's restore waits for all
     processes, and would wait forever if only one of them finds damage.
@@ -36,7 +36,8 @@ class Stored(NamedTuple):
     folder: Path
     """The folder, whose name is the step."""
     advice: str = ""
-    """Last sentence of the message about a damaged checkpoint."""
+    """Last sentence of the message about a damaged checkpoint, what the user can do; "" adds
+    none."""
 
     @property
     def is_whole(self) -> bool:
@@ -44,7 +45,9 @@ class Stored(NamedTuple):
         return is_whole(self.folder)
 
     def meta(self) -> dict[str, Any]:
-        """Returns the description of the checkpoint, whose entry "arrays" describes each array.
+        """Returns the description of the checkpoint: its experiment, data, position in the log.
+
+        The entry "arrays" describes each array: path -> {"kind": dtype and shape, "sum": checksum}.
 
         Raises:
           CorruptCheckpoint: the description is missing, cut short or changed.
@@ -73,14 +76,17 @@ class Stored(NamedTuple):
 
         Args:
           wanted: the expected contents of the state, as `contents` returns them, or their shapes.
-          sharding: as in `template`.
+          sharding: one sharding for all arrays, or a state of shapes, each with its own sharding.
 
         Returns:
-          (description, arrays): the description of each array by path, as the function `described`
-          returned it when the checkpoint was saved, and the contents of the state.
+          (description, arrays). The description has for each path {"kind": dtype and shape, "sum":
+          checksum} from the time of saving. The arrays are nested dictionaries, as in `wanted`;
+          their checksums are not compared here.
 
         Raises:
-          InputError: names, shapes or dtypes differ; or for the reasons that `meta` names.
+          CorruptCheckpoint: a file is missing, cut short or changed.
+          InputError: names, shapes or dtypes differ, the checkpoint is incomplete, it cannot be
+            read at the moment, or an earlier version wrote it.
         """
         if not self.is_whole:
             raise InputError(
@@ -129,7 +135,11 @@ class Stored(NamedTuple):
         return any(not known <= found and known & found for known, found in lists)
 
     def reading(self) -> contextlib.AbstractContextManager[None]:
-        """Returns the context manager `integrity.reading` for this folder, which turns errors."""
+        """Returns a context manager for reading this folder.
+
+        It raises any error of Orbax, TensorStore and json again as a CorruptCheckpoint or an
+        UnreadableCheckpoint.
+        """
         return reading(self.folder, self.advice)
 
 
@@ -154,13 +164,17 @@ def _empty_nodes(tree: dict[str, Any], above: tuple[str, ...] = ()) -> Iterator[
 
 
 def meta_sum(meta: dict[str, Any]) -> int:
-    """Returns the checksum of a checkpoint's description."""
+    """Returns the checksum (CRC) of a checkpoint's description, without its entry "checksum"."""
     # Sorted, because the order of the fields has no meaning and may differ after reading.
     return zlib.crc32(json.dumps(meta, sort_keys=True).encode())
 
 
 def contents(state: TrainState) -> dict[str, Any]:
-    """Returns a state as nested dictionaries of arrays, which can be read without Optax or Flax."""
+    """Returns the arrays of a state as nested dictionaries, the form in which they are saved.
+
+    They can be read without Optax or Flax. Values that are not saved, such as `diverged`, are left
+    out.
+    """
     return {
         "step": state.step,
         "params": state.params,
@@ -177,8 +191,8 @@ def with_contents(like: TrainState, found: dict[str, Any]) -> TrainState:
     """Returns a state with restored arrays; the inverse of `contents`.
 
     Args:
-      like: a state, or its shapes, whose static parts are kept.
-      found: the restored arrays, in the form of `contents`.
+      like: a state, or its shapes, from which parts that are no arrays are taken.
+      found: the restored arrays, nested dictionaries as `contents` returns them.
     """
     return like.replace(
         step=found["step"],
@@ -201,10 +215,10 @@ def _key_data(key: Any) -> Any:
 
 
 def template(wanted: Any, sharding: jax.sharding.Sharding | TrainState) -> Any:
-    """Returns the shapes, dtypes and shardings with which Orbax restores the arrays.
+    """Returns `jax.ShapeDtypeStruct`s with shardings, which tell Orbax how to restore the arrays.
 
     Args:
-      wanted: the expected contents, or their shapes.
+      wanted: the expected contents of the state, as `contents` returns them, or their shapes.
       sharding: the sharding of all arrays, or a state of shapes, each with its own sharding.
     """
     if isinstance(sharding, TrainState):
@@ -213,9 +227,10 @@ def template(wanted: Any, sharding: jax.sharding.Sharding | TrainState) -> Any:
 
 
 def described(arrays: Any) -> dict[str, dict[str, Any]]:
-    """Returns path of an array -> {"kind": its dtype and shape as text, "sum": its checksum}.
+    """Returns the description of each array by its path, such as "params/head/scale".
 
-    A checkpoint's description contains it, to compare the restored arrays with.
+    A description is {"kind": dtype and shape as text, "sum": checksum}. A checkpoint contains the
+    descriptions, so that restored arrays can be compared with the saved ones.
     """
     sums = checksums(arrays)
     leaves = named_leaves(arrays)
@@ -226,7 +241,7 @@ def check_same(wanted: Any, saved: dict[str, dict[str, Any]], where: Path) -> No
     """Raises an error if a checkpoint belongs to another model.
 
     Args:
-      wanted: the expected contents, or their shapes.
+      wanted: the expected contents of the state, as `contents` returns them, or their shapes.
       saved: the description of the checkpoint's arrays that `described` returned.
       where: path of the checkpoint, for the message.
 
