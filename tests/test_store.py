@@ -330,7 +330,7 @@ def test_an_option_that_repeats_a_default_is_the_same_data_set(people, own, same
     source = by_identity("made up", members, lambda index: b"", held_out=own)
 
     def planned_people(options):
-        return planning.planned(source, options)[1]
+        return planning.plan_shards(source, options)[1]
 
     assert all(planned_people(options) == planned_people(same[0]) for options in same)
     key = planning.fingerprint(source, same[0])

@@ -54,7 +54,7 @@ class Shard(NamedTuple):
     """[images] labels of its images."""
 
 
-def planned(source: Source, options: Options) -> tuple[list[Shard], dict[str, list[str]]]:
+def plan_shards(source: Source, options: Options) -> tuple[list[Shard], dict[str, list[str]]]:
     """Returns (shards, people): the shards to write, and split -> names of its people by label.
 
     The images keep the order of the source, because an archive is read fastest in that order.

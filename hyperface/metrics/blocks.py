@@ -46,7 +46,7 @@ class Gallery:
         total = sum(shape[0] for shape in shapes)
         self._keep = checked_mask(keep, total, "distractors")
         self.size = int(self._keep.sum())
-        """Images that are kept."""
+        """Number of images that are kept."""
         if not self.size:
             raise ValueError(f"expected distractors, found none kept of {total}")
 

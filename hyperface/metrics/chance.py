@@ -27,14 +27,14 @@ def sampling_error(rate: float, trials: int) -> float:
 
 
 def guess_warning(
-    figure: str, rate: float, chance: float, trials: int, *, least: float = 0.0
+    score: str, rate: float, chance: float, trials: int, *, least: float = 0.0
 ) -> tuple[str, ...]:
     """Returns a warning if a rate is not clearly above that of a guess.
 
     The rate has to exceed `chance` by more than both `least` and the sampling error.
 
     Args:
-      figure: name of the rate, for the warning.
+      score: name of the rate, for the warning.
       rate: the measured rate, in [0, 1].
       chance: the rate of a guess, or that of perfect features whose names are in a random order.
       trials: number of trials that the rate was measured on.
@@ -50,7 +50,7 @@ def guess_warning(
     if rate > chance + max(least, sampling_error(chance, trials)):
         return ()
     return (
-        f"WARNING: {figure} of {100 * rate:.3g} % is no more than the {100 * chance:.3g} % that a "
+        f"WARNING: {score} of {100 * rate:.3g} % is no more than the {100 * chance:.3g} % that a "
         "guess, or names in a random order, may give; are the names those of the features?",
     )
 

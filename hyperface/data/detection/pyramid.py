@@ -106,7 +106,7 @@ def levels(height: int, width: int, smallest: float) -> list[tuple[int, int]]:
     return sizes
 
 
-def packed(sizes: list[tuple[int, int]]) -> list[Tile]:
+def pack_levels(sizes: list[tuple[int, int]]) -> list[Tile]:
     """Cuts levels into tiles, and places the tiles in rows on canvases.
 
     Neighbouring tiles overlap, so that each window of a level is completely inside one tile. Tiles

@@ -138,8 +138,12 @@ class Machine:
         self.at += 1
         return taken
 
-    def made(self, data: bytes) -> memoryview:
-        """Returns a view of decoded bytes; ValueError if all of them exceed the file's size."""
+    def count_decoded(self, data: bytes) -> memoryview:
+        """Counts decoded bytes and returns a view of them.
+
+        Raises:
+          ValueError: all decoded bytes together exceed the size of the file.
+        """
         self.decoded += len(data)
         # An honest pickle decodes each of its bytes at most once. A hostile one could decode one
         # text again and again, and fill the memory by a few instructions.
@@ -207,7 +211,7 @@ def _quoted(machine: Machine) -> memoryview:
     if len(line) < 2 or line[:1] != line[-1:] or line[:1] not in (b"'", b'"'):
         raise ValueError(f"no quotes around the text before byte {machine.at}")
     # escape_decode returns bytes and evaluates nothing, unlike eval.
-    return machine.made(codecs.escape_decode(line[1:-1])[0])
+    return machine.count_decoded(codecs.escape_decode(line[1:-1])[0])
 
 
 def _memoize(machine: Machine, key: int) -> None:
@@ -313,7 +317,7 @@ def _encode(machine: Machine, text: Any, codec: Any = None) -> memoryview:
     for start in range(0, len(text.data), 2**16):
         part = text.data[start : start + 2**16]
         out += decoder.decode(part, start + len(part) == len(text.data)).encode("latin1")
-    return machine.made(bytes(out))
+    return machine.count_decoded(bytes(out))
 
 
 def _no_bytes(machine: Machine) -> memoryview:
