@@ -36,6 +36,8 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
+import numpy as np
+
 from hyperface.config.backbones import BACKBONES
 
 HERE = Path(__file__).parent
@@ -265,7 +267,8 @@ def _agreement_row(shown: str, seconds: float) -> dict[str, Any]:
     outcome = "within tolerance" if found["held"] else "above tolerance"
     losses, steps = [], []
     for errors in found["errors"].values():
-        losses.append(f"{max(e for name, e in errors.items() if name != 'step'):.0e}")
+        # Not Python's max, which drops a NaN.
+        losses.append(f"{np.max([e for name, e in errors.items() if name != 'step']):.0e}")
         steps.append(f"{errors['step']:.0e}")
     text = f"{outcome}: losses {', '.join(losses)}; step {', '.join(steps)}"
     return {**found, "text": text}

@@ -72,7 +72,8 @@ def loss_errors(precision: str, batch: int, dim: int, classes: int) -> dict[str,
             exact = [jnp.asarray(x, jnp.float64) for x in (features, agents)]
             truth = value_and_gradients(loss, *exact, labels)
         found = value_and_gradients(partial(loss, precision=precision), features, agents, labels)
-        errors[name] = max(map(relative, found, truth))
+        # Not Python's max, which drops a NaN.
+        errors[name] = float(np.max([relative(*pair) for pair in zip(found, truth, strict=True)]))
     return errors
 
 

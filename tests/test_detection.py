@@ -97,7 +97,7 @@ def test_suppression_keeps_what_no_better_box_overlaps(seed, of):
 @settings(max_examples=25)
 @given(st.lists(st.tuples(st.integers(12, 700), st.integers(12, 700)), max_size=4))
 def test_each_window_of_each_level_lies_on_the_canvases_once(sizes):
-    tiles = pyramid.packed(sizes)
+    tiles = pyramid.pack_levels(sizes)
     counts = [np.zeros((pyramid.grid(height), pyramid.grid(width))) for height, width in sizes]
     canvases = np.zeros((1 + max((t.canvas for t in tiles), default=0), *[pyramid.CANVAS] * 2))
     for tile in tiles:
@@ -119,7 +119,7 @@ def test_packed_levels_give_what_each_level_gives_alone(rng):
     source = pyramid.Photo(rng.integers(0, 256, (333, 541, 3), np.uint8))
     sizes = [(333, 541), (37, 60), (13, 21)]
     alone = jax.jit(networks.pnet)
-    tiles = pyramid.packed(sizes)
+    tiles = pyramid.pack_levels(sizes)
     maps = detector._run("pnet", mtcnn._canvases(source, sizes, tiles))
     for level, size in enumerate(sizes):
         whole = alone(weights["pnet"], (source.resized(*size)[None] - 127.5) / 128)[0]

@@ -172,6 +172,24 @@ def test_a_wrong_file_does_not_stay(random_run, tmp_path, monkeypatch):
     assert [path.name for path in tmp_path.iterdir()] == [owned.MARKER]
 
 
+@pytest.mark.parametrize("wrong", [np.nan, np.inf])
+@pytest.mark.parametrize("batch", [1, 3])
+def test_a_file_whose_features_are_not_finite_does_not_stay(
+    wrong, batch, random_run, tmp_path, monkeypatch
+):
+    """In one of both batches, since a NaN could be lost where the differences are compared."""
+
+    def opened(*_):
+        embed = writers.make_embedder(weights.read_run(random_run[0]))
+        return lambda images: embed(images) * (wrong if len(images) == batch else 1.0)
+
+    monkeypatch.setattr(writers, "export_stablehlo", lambda embed, image_shape: b"not this")
+    monkeypatch.setattr(writers, "open_stablehlo", opened)
+    with pytest.raises(InputError, match=r"expected a difference up to .*, found (nan|inf)"):
+        export.main([str(random_run[0]), "--out", str(tmp_path), "--format", "stablehlo"])
+    assert [path.name for path in tmp_path.iterdir()] == [owned.MARKER]
+
+
 def test_two_identical_exports_have_identical_files(random_run, exported, tmp_path):
     """In two processes: or a digest would not say whether they are the same."""
     command = [

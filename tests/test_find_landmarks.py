@@ -10,12 +10,15 @@ from PIL import Image
 
 from hyperface import owned
 from hyperface.data import datasets, detection
+from hyperface.data.alignment import Aligner
 from hyperface.data.detection import Faces, find_landmarks, record
 from hyperface.data.landmarks import read_landmarks
 from hyperface.data.manifest import Manifest
 from hyperface.data.sources.faces import with_faces
+from hyperface.data.sources.source import by_identity
 from hyperface.data.sources.trees import folder
 from hyperface.errors import InputError
+from hyperface.report.detections import detection_sheet
 from hyperface.runs import prepare
 
 POINTS = np.array([(0.3, 0.4), (0.7, 0.4), (0.5, 0.6), (0.35, 0.8), (0.65, 0.8)])
@@ -114,6 +117,27 @@ def test_all_faces_of_a_photo_become_images_of_its_identity(photos, tmp_path):
         assert several.people[index] == source.people[original]
         assert several.read(index) == source.read(original)
     assert with_faces(source, ["a/1.png", "c/9.png#2", "a/1.png#x"]) is source
+
+
+def test_a_photo_that_is_named_like_a_second_face_is_shown_itself(tmp_path):
+    pictures = {"a#2": photo((40, 20)), "b": photo((0, 0)), "b#2": photo((20, 40))}
+    contents = {}
+    for name, picture in pictures.items():
+        picture.save(file := io.BytesIO(), "png")
+        contents[name] = file.getvalue()
+    members = [("someone", name, 1) for name in pictures]
+    read = []
+
+    def read_photo(index):
+        read.append(index)
+        return contents[members[index][1]]
+
+    source = by_identity("made up", members, read_photo)
+    found = find_landmarks(source, Squares(), tmp_path / "out")
+    read.clear()
+    assert detection_sheet(source, Aligner(found.path, (112, 96))) is not None
+    assert sorted(read) == [0, 1, 2]
+    assert with_faces(source, read_landmarks(found.path)) is source
 
 
 def test_a_killed_search_goes_on_after_its_last_part(photos, tmp_path, monkeypatch):

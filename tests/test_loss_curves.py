@@ -87,8 +87,10 @@ def test_fifty_steps_of_every_loss_in_one_two_and_four_processes(capsys):
             for layout, curve in by_name[name].items()
         ]
         layouts.append(("pmap", mapped(name, steps)))
-        worst[name], where = max((deviation(curve, known[name]), way) for way, curve in layouts)
+        deviations = [deviation(curve, known[name]) for _, curve in layouts]
+        # NumPy's maximum of a NaN and a number is NaN, and its position that of the NaN.
+        worst[name], where = np.max(deviations), layouts[np.argmax(deviations)][0]
         own = deviation(nudged(name, steps), known[name])
         with capsys.disabled():
             print(f"\n{name:38} {worst[name]:.1e} ({where:24}) nudged {own:.1e}", end="")
-    assert max(worst.values()) < MOST
+    assert all(most < MOST for most in worst.values())

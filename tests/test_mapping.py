@@ -325,7 +325,7 @@ def test_every_loss_is_right_however_it_is_split(way, on_one_device):
 
 @pytest.mark.parametrize("mining", ["all", "hardest"])
 @pytest.mark.parametrize("loss", [losses.batch_contrastive, losses.batch_triplet])
-def test_losses_on_pairs_take_a_gathered_or_an_explicit_batch(loss, mining):
+def test_losses_on_pairs_take_a_gathered_a_split_or_an_explicit_batch(loss, mining):
     f, _, _, y, v = arguments()
     y = y % 3
 
@@ -338,9 +338,13 @@ def test_losses_on_pairs_take_a_gathered_or_an_explicit_batch(loss, mining):
         own = jax.lax.dynamic_slice_in_dim(loss(f, y, mining=mining), first, v.size)
         return jax.lax.psum(jnp.sum(v * own), "d")
 
+    def of_part(f, y, v):
+        return jax.lax.psum(jnp.sum(v * loss(f, y, mining=mining, axis_name="d")), "d")
+
     expected = jax.jit(jax.value_and_grad(total))(f, y, v)
-    mapped = jax.shard_map(gathered, mesh=mesh_of(4), in_specs=P("d"), out_specs=P())
-    assert_equal(jax.jit(jax.value_and_grad(mapped))(f, y, v), expected, 2e-5)
+    for mapped in (gathered, of_part):
+        mapped = jax.shard_map(mapped, mesh=mesh_of(4), in_specs=P("d"), out_specs=P())
+        assert_equal(jax.jit(jax.value_and_grad(mapped))(f, y, v), expected, 2e-5)
     split = NamedSharding(mesh_of(4, explicit=True), P("d"))
     assert_equal(
         jax.jit(jax.value_and_grad(total))(*jax.device_put((f, y, v), split)), expected, 2e-5

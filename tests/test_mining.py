@@ -1,9 +1,13 @@
 """Mined pairs and triplets against the plain formulas, which are tested by loops over them."""
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.sharding import AxisType
+from jax.sharding import PartitionSpec as P
 from jax.test_util import check_grads
 
 from hyperface import losses, reference
@@ -63,6 +67,47 @@ def test_one_class_only_and_nothing_alike(features, labels, mining, kind):
     expected, expected_gradient = jax.jit(jax.value_and_grad(total(reference)))(features)
     np.testing.assert_allclose(value, expected, rtol=1e-5)
     np.testing.assert_allclose(gradient, expected_gradient, atol=1e-5)
+
+
+@pytest.mark.parametrize("mining", MININGS)
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_split_batch_has_the_losses_and_gradients_of_the_whole(rng, mining, kind):
+    """Uneven padding: the last of four devices has none of the counted examples."""
+    with jax.enable_x64(True):
+        features = jnp.asarray(rng.standard_normal((12, 4)))
+        labels, counted = jnp.asarray(np.arange(12) % 3), jnp.arange(12) < 8
+        cotangent = jnp.linspace(1.0, 2.0, 12)
+
+        def total(f, y, kept, weights, axis_name=None):
+            loss = getattr(losses, kind)(
+                f, y, margin=1.7, mining=mining, counted=kept, axis_name=axis_name
+            )
+            return jnp.sum(weights * loss), loss
+
+        arguments = (features, labels, counted, cotangent)
+        run = partial(jax.value_and_grad, has_aux=True)
+        (_, expected), slope = jax.jit(run(total))(*arguments)
+        split = [x.reshape(4, 3, *x.shape[1:]) for x in arguments]
+        mapped = jax.pmap(run(partial(total, axis_name="batch")), axis_name="batch")
+        (_, found), found_slope = mapped(*split)
+        np.testing.assert_allclose(found.ravel(), expected, rtol=0, atol=1e-12)
+        np.testing.assert_allclose(found_slope.reshape(12, 4), slope, rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_device_computes_the_pairs_of_its_own_examples_alone(kind):
+    """So that the cost per device falls with the number of devices."""
+
+    def flops(devices):
+        def loss(f, y):
+            return getattr(losses, kind)(f, y, mining="hardest", axis_name="batch")
+
+        mesh = jax.make_mesh((devices,), ("batch",), axis_types=(AxisType.Auto,))
+        mapped = jax.shard_map(loss, mesh=mesh, in_specs=P("batch"), out_specs=P("batch"))
+        shapes = jax.ShapeDtypeStruct((128, 64), "f4"), jax.ShapeDtypeStruct((128,), "i4")
+        return jax.jit(mapped).lower(*shapes).compile().cost_analysis()["flops"]
+
+    assert flops(4) < 0.3 * flops(1)
 
 
 def test_all_triplets_are_never_held_at_once():

@@ -285,6 +285,15 @@ def test_a_pca_too_large_is_refused_before_it_starts(rng, monkeypatch):
     verify_pairs(*data)  # Without PCA any size will do.
 
 
+@pytest.mark.parametrize(("folds", "held_out"), [([0, 0, 0], 0), ([0, 1, 1], 2)])
+def test_a_projection_needs_a_fold_to_hold_out_and_another_one(folds, held_out, rng):
+    moments = projection.fold_moments(
+        rng.standard_normal((3, 2)), np.arange(3), np.array(folds), scatter=False
+    )
+    with pytest.raises(ValueError, match=f"one of at least 2 folds, found {held_out} and"):
+        moments.projection(held_out, None)
+
+
 def test_rates_of_each_split_and_their_spread(rng):
     scores, same = rng.standard_normal(600), np.arange(600) % 2 == 0
     scores, split = scores + same, np.arange(600) // 200

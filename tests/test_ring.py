@@ -1,5 +1,7 @@
 """Ring loss against its printed equations."""
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -64,6 +66,24 @@ def test_released_forms_by_hand():
     np.testing.assert_allclose(short, [0.09 / 0.5, 0.01 / 0.5], rtol=1e-5)
     with pytest.raises(ValueError, match=r"form in .*found 'l2'"):
         ring(features, 2.0, form="l2")
+
+
+def test_the_released_mean_norm_is_that_of_all_counted_examples():
+    """Norms 5, 0 and 1 are counted, and 7e29 is padding: the mean is 2 on one device and on two."""
+    features = jnp.array([[3.0, 4.0], [0.0, 0.0], [1.0, 0.0], [5e29, 5e29]])
+    counted = jnp.array([True, True, True, False])
+
+    def auto(features, counted, axis_name=None):
+        return ring(features, 3.0, form="released-auto", counted=counted, axis_name=axis_name)
+
+    one = auto(features, counted)
+    np.testing.assert_allclose(one[:3], [4 / 2, 9 / 2, 4 / 2], rtol=1e-5)
+    split = features.reshape(2, 2, 2), counted.reshape(2, 2)
+    two = jax.pmap(partial(auto, axis_name="batch"), axis_name="batch")(*split)
+    np.testing.assert_allclose(two.ravel()[:3], one[:3], rtol=1e-6)
+    np.testing.assert_array_equal(auto(features, counted & False)[0], 4 / 0.5)
+    with pytest.raises(TypeError, match="counted of dtype bool"):
+        auto(features, jnp.ones(4))
 
 
 def test_half_precision_features_give_float32(rng):

@@ -20,6 +20,7 @@ from hyperface.data.manifest import Manifest
 from hyperface.data.planning import Options
 from hyperface.data.sources import open_source
 from hyperface.data.sources.orl import orl
+from hyperface.data.sources.source import by_identity
 from hyperface.data.sources.trees import folder
 from hyperface.data.sources.verification import verification
 from hyperface.errors import InputError
@@ -312,6 +313,29 @@ def test_who_is_held_out(people, tmp_path):
     assert splits == {"person0": ("train", 0), "person1": ("test", 0), "person2": ("train", 1)}
     store.prepare(source, tmp_path / "everybody", Options(held_out="all"))
     assert {s for s, _, _ in records(tmp_path, "everybody").values()} == {"test"}
+
+
+@pytest.mark.parametrize(
+    ("people", "own", "same", "other"),
+    [
+        (40, 5, [Options(), Options(held_out=5), Options(channels=3)], Options(held_out=0)),
+        (40, None, [Options(), Options(held_out=10), Options(channels=3)], Options(held_out=0)),
+        (3, None, [Options(), Options(held_out=0), Options(channels=3)], Options(held_out=1)),
+        (3, None, [Options(test_people=["2"]), Options(test_people=["2"], held_out=2)], Options()),
+        (3, None, [Options(channels=1)], Options()),
+    ],
+)
+def test_an_option_that_repeats_a_default_is_the_same_data_set(people, own, same, other):
+    members = [(str(person), f"{person}/0.png", 1) for person in range(people)]
+    source = by_identity("made up", members, lambda index: b"", held_out=own)
+
+    def planned_people(options):
+        return planning.plan_shards(source, options)[1]
+
+    assert all(planned_people(options) == planned_people(same[0]) for options in same)
+    key = planning.fingerprint(source, same[0])
+    assert all(planning.fingerprint(source, options) == key for options in same)
+    assert planning.fingerprint(source, other) != key
 
 
 def test_only_the_images_of_a_list_are_kept(people, tmp_path):

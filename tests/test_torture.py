@@ -5,6 +5,7 @@ import json
 import os
 import random
 import shutil
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -86,6 +87,13 @@ def test_a_run_that_ends_otherwise_is_noticed(random_run, tmp_path):
     assert trainer.equal("same")
     assert not trainer.equal("other")
     assert not trainer.equal("scored")
+
+
+def test_a_parameter_that_is_nan_is_infinitely_far_away(tmp_path, monkeypatch):
+    trainer = Trainer([], tmp_path)
+    states = {"whole": [np.ones(2), np.ones(2)], "other": [np.ones(2), np.full(2, np.nan)]}
+    monkeypatch.setattr(trainer, "_state", lambda run: SimpleNamespace(params=states[run]))
+    assert not trainer.distance("other") <= 1.0
 
 
 def test_wrong_options_are_refused():

@@ -263,7 +263,8 @@ class Trainer:
             return float(np.linalg.norm(np.subtract(ours, theirs)) / length)
 
         ours, theirs = (self._state(run).params for run in (name, "whole"))
-        return max(jax.tree.leaves(jax.tree.map(relative, ours, theirs)))
+        # Not Python's max, which drops a NaN.
+        return float(np.max(jax.tree.leaves(jax.tree.map(relative, ours, theirs))))
 
     def equal(self, name: str) -> bool:
         """Returns whether last state, log and scores are bit for bit those of the unbroken run."""

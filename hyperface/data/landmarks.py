@@ -7,7 +7,7 @@ as IMAGE#3, and so on.
 
 import csv
 import re
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -114,17 +114,19 @@ def face_name(name: str, number: int) -> str:
     return name if number == 1 else f"{name}#{number}"
 
 
-def image_of(name: str) -> str:
-    """Returns the name of the image that shows a face, by removing an ending such as "#2".
-
-    It is the inverse of `face_name`, except for an image whose own name has such an ending. The
-    first face of such an image has the same name, so that the ending is removed and the result is
-    wrong.
+def image_of(name: str, images: Container[str]) -> str:
+    """Returns the name of the image that shows a face; the inverse of `face_name`.
 
     Args:
-      name: name of a face, as `face_name` builds it.
+      name: name of the face.
+      images: names of the images. An image can itself be named "a#2"; then that name is the image's
+        and not that of a second face of "a".
+
+    Example:
+      >>> image_of("a#2", ["a"]), image_of("a#2", ["a", "a#2"])
+      ('a', 'a#2')
     """
-    return re.sub(r"#[1-9][0-9]*$", "", name)
+    return name if name in images else re.sub(r"#[1-9][0-9]*$", "", name)
 
 
 def _rows(path: Path) -> Iterator[tuple[int, dict]]:

@@ -64,7 +64,7 @@ class Shard(NamedTuple):
     """[images] label of each of these images. Labels run from 0 without gaps within a split."""
 
 
-def planned(source: Source, options: Options) -> tuple[list[Shard], dict[str, list[str]]]:
+def plan_shards(source: Source, options: Options) -> tuple[list[Shard], dict[str, list[str]]]:
     """Divides the people among the splits, and the images of each split into shards.
 
     The images keep the order of the source, because an archive is read fastest in that order.
@@ -193,13 +193,17 @@ def fingerprint(source: Source, options: Options) -> str:
     """Returns an id, 16 hexadecimal digits, of a source's images and the options of storing them.
 
     Sources and options with equal ids result in equal data sets. `Options.strict` is not part of
-    the id.
+    the id. An option that repeats the default of the source gives the same id as the default.
     """
+    held_out = None if options.test_people else options.held_out
+    if held_out is None:
+        held_out = default_held_out(source, options)
     chosen = {
-        "held_out": default_held_out(source, options) or options.held_out,
+        # None stands for the default of the source, which `source.fingerprint` stands for already.
+        "held_out": None if held_out == (source.held_out or 0) else held_out,
         "test_people": sorted(options.test_people),
         "keep": None if options.keep is None else sorted(options.keep),
-        "channels": options.channels,
+        "channels": None if options.channels == source.channels else options.channels,
         "align": repr(options.align),
     }
     return hashlib.sha256(f"{source.fingerprint};{chosen}".encode()).hexdigest()[:16]

@@ -19,7 +19,7 @@ from hyperface import owned
 from hyperface.data import shards
 from hyperface.data.datasets import find
 from hyperface.data.manifest import LOST_PAIR, Manifest
-from hyperface.data.planning import Options, Shard, alignment, fingerprint, planned
+from hyperface.data.planning import Options, Shard, alignment, fingerprint, plan_shards
 from hyperface.data.sources import Reject, Source
 from hyperface.data.sources.verification import folds
 from hyperface.errors import InputError
@@ -66,7 +66,7 @@ def prepare(
         source; the images have many sizes; no image of a split is readable; or an image was
         rejected and `options.strict` is True.
     """
-    plan, people = planned(source, options)
+    plan, people = plan_shards(source, options)
     key = fingerprint(source, options)
     shape = None
     # The journals of a killed command already tell the shape.

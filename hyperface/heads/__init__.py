@@ -55,6 +55,7 @@ class Heads(nn.Module):
           context: the step's context; None is that of one device without padding or dropout.
         """
         context = context or Context()
+        features = context.with_padding_of_ones(features)
         # One part per head. A head with agents computes several class-wise terms in one pass.
         parts = []
         for name, terms in self.loss.agent_heads().items():

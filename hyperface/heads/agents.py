@@ -102,7 +102,7 @@ class AgentHead(nn.Module):
             if isinstance(options, MagFaceTerm):
                 norm_range = {"lower_norm": options.lower_norm, "upper_norm": options.upper_norm}
                 more = options.regularizer * losses.magface_regularizer(features, **norm_range)
-                total += options.weight * jnp.sum(weights * more)
+                total += options.weight * context.total(more)
                 # `found` is only logged, and the gradient is that of `total`.
                 found[name] += jax.lax.stop_gradient(more)
         # The reverse pass may return updated agents in place of their gradient. A gradient from
@@ -323,5 +323,5 @@ def _padding(matrix: jax.Array, num_classes: int, context: Context) -> losses.En
     # Without padding no mask is given, because applying it to every block of classes costs time.
     if rows * shards.num_shards(context.axis_name) == num_classes:
         return {}
-    first = shards.first_class(rows, context.axis_name)
+    first = shards.first_row(rows, context.axis_name)
     return {"present": first + jnp.arange(rows) < num_classes}

@@ -50,6 +50,20 @@ class Context(NamedTuple):
             return jnp.ones(batch, jnp.float32)
         return self.counted.astype(jnp.float32)
 
+    def with_padding_of_ones(self, features: jax.Array) -> jax.Array:
+        """Returns features [batch, dim] with ones in the rows of padding.
+
+        Padding has no weight, but its loss or gradient may be infinite, and 0 times infinity is
+        NaN. A loss is finite at ones, and need not be at zeros.
+        """
+        if self.counted is None:
+            return features
+        return jnp.where(self.counted[:, None], features, 1.0)
+
+    def total(self, loss: jax.Array) -> jax.Array:
+        """Returns the sum of a loss [batch] over the examples, without padding."""
+        return jnp.sum(self.weights(loss.size) * loss)
+
 
 class Objective(NamedTuple):
     """The objective of a batch, with the values to log."""
@@ -66,18 +80,6 @@ class Objective(NamedTuple):
     for Proposition 3's bound; None if no term has agents."""
 
 
-def whole_batch(tree: Any, axis_name: str | None) -> Any:
-    """Returns arrays [batch, ...] with the examples of all devices of a mapped axis.
-
-    Args:
-      tree: arrays with this device's examples.
-      axis_name: the mapped axis over which the batch is split; None returns the arrays unchanged.
-    """
-    if axis_name is None:
-        return tree
-    return jax.lax.all_gather(tree, axis_name, tiled=True)
-
-
 def rows_of(matrix: jax.Array, labels: jax.Array, context: Context) -> jax.Array:
     """Returns one row of a matrix per example of this device, from the device that has the row.
 
@@ -91,7 +93,7 @@ def rows_of(matrix: jax.Array, labels: jax.Array, context: Context) -> jax.Array
     """
     axis_name = context.axis_name if context.split_classes else None
     rows = matrix.shape[0]
-    at = shards.locate(whole_batch(labels, axis_name), rows, axis_name)
+    at = shards.locate(shards.whole_batch(labels, axis_name), rows, axis_name)
     found = jnp.where(at.is_here[:, None], matrix[at.row], 0.0)
     if axis_name is not None:
         # Exactly one device has each row, and the others add zeros.

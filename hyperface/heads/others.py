@@ -10,7 +10,7 @@ from flax import linen as nn
 from hyperface import losses
 from hyperface.config.loss import BatchTripletTerm, CenterTerm, RingTerm
 from hyperface.errors import InputError
-from hyperface.heads.context import Context, Objective, rows_of, whole_batch, xavier
+from hyperface.heads.context import Context, Objective, rows_of, xavier
 from hyperface.losses import classwise, shards
 from hyperface.normalize import l2_norm
 
@@ -44,23 +44,23 @@ class CenterHead(nn.Module):
         else:
             # `self.param` would check the shape, but a device may have only some of the rows.
             centers = self.get_variable("params", "centers")
-        weights = context.weights(features.shape[0])
         own = rows_of(centers, labels, context)
         # `own` already has one row per example, so the labels are the row numbers.
         loss = losses.center(features, own, jnp.arange(labels.size))
-        total = self.options.weight * jnp.sum(weights * loss)
+        total = self.options.weight * context.total(loss)
 
         # The direction of a center c is the sum over its examples of (c - f) / (1 + count), where
         # count is the number of examples of the class in the whole batch (Wen et al., Eq. 4). The
         # step divides every gradient by the number of examples, so `pull` multiplies by it.
-        of_all, labels_of_all = whole_batch((weights, labels), context.axis_name)
+        weights = context.weights(features.shape[0])
+        of_all, labels_of_all = shards.whole_batch((weights, labels), context.axis_name)
         # Counted by comparing labels, so that no array with one entry per class is needed.
         alike = labels[:, None] == labels_of_all[None, :]
         count = jnp.sum(jnp.where(alike, of_all[None, :], 0.0), axis=1)
-        pull = weights * jnp.sum(of_all) / (1.0 + count)
+        pull = jnp.sum(of_all) / (1.0 + count)
         apart = jax.lax.stop_gradient(features) - own
         # `slope_only` adds a gradient and the value zero, so the total stays the objective.
-        total += classwise.slope_only(0.5 * jnp.sum(pull * jnp.sum(apart**2, axis=1)))
+        total += classwise.slope_only(0.5 * context.total(pull * jnp.sum(apart**2, axis=1)))
         return Objective(total, {"center": loss}, {})
 
 
@@ -92,10 +92,14 @@ class RingHead(nn.Module):
 
         radius = self.param("radius", first_radius)
         context = context or Context()
-        form, axis_name = self.options.form, context.axis_name
-        loss = losses.ring(features, radius, form=form, axis_name=axis_name)
-        weights = context.weights(features.shape[0])
-        total = self.options.weight * jnp.sum(weights * loss)
+        loss = losses.ring(
+            features,
+            radius,
+            form=self.options.form,
+            counted=context.counted,
+            axis_name=context.axis_name,
+        )
+        total = self.options.weight * context.total(loss)
         return Objective(total, {"ring": loss}, {"radius": radius})
 
 
@@ -133,10 +137,7 @@ class CustomHead(nn.Module):
             )
         # A user's loss may be in bfloat16 or float16, in which a sum over the batch loses digits.
         loss = loss.astype(jnp.float32)
-        weights = context.weights(labels.size)
-        # The loss of a padded row may be infinite, and 0 times infinity is NaN.
-        total = jnp.sum(jnp.where(weights > 0, loss, 0.0))
-        return Objective(self.weight * total, {self.title: loss}, {})
+        return Objective(self.weight * context.total(loss), {self.title: loss}, {})
 
 
 def mined(
@@ -144,8 +145,8 @@ def mined(
 ) -> Objective:
     """Returns the objective of a loss on pairs or triplets of the whole batch.
 
-    Each loss belongs to one example, the anchor, which is on this device. The other examples of its
-    pairs and triplets are from the whole batch.
+    Each loss belongs to one example of this device, the anchor. The other examples of its pairs and
+    triplets are from the whole batch.
 
     Args:
       name: name of the term.
@@ -154,14 +155,15 @@ def mined(
       labels: [batch] class ids.
       context: gives the padding, and the mapped axis over which the batch is split.
     """
-    triplet = isinstance(options, BatchTripletTerm)
-    weights = context.weights(features.shape[0])
-    everything = (features, labels, weights > 0)
-    of_all = whole_batch(everything, context.axis_name)
-    loss = (losses.batch_triplet if triplet else losses.batch_contrastive)(
-        of_all[0], of_all[1], margin=options.margin, mining=options.mining, counted=of_all[2]
+    batch_loss = losses.batch_contrastive
+    if isinstance(options, BatchTripletTerm):
+        batch_loss = losses.batch_triplet
+    loss = batch_loss(
+        features,
+        labels,
+        margin=options.margin,
+        mining=options.mining,
+        counted=context.counted,
+        axis_name=context.axis_name,
     )
-    # Every device computes the losses of all anchors. It keeps those of its own examples, since
-    # otherwise each loss would be counted once per device.
-    loss = shards.this_device_part(loss, context.axis_name, labels.size)
-    return Objective(options.weight * jnp.sum(weights * loss), {name: loss}, {})
+    return Objective(options.weight * context.total(loss), {name: loss}, {})

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from hyperface.losses._folds import Block
-from hyperface.losses.shards import Shards, first_class
+from hyperface.losses.shards import Shards, first_row
 
 Precision = Literal["float32", "tf32", "mixed", "bf16"]
 AgentGradient = Literal["tangent", "inner-product", "distance"]
@@ -167,7 +167,7 @@ def block_of(
         full size: its earlier rows count in the block before it.
     """
     local = start + jnp.arange(layout.block_size, dtype=classes.labels.dtype)
-    ids = local + first_class(layout.num_rows, layout.shards.axis_name)
+    ids = local + first_row(layout.num_rows, layout.shards.axis_name)
     takes_part = local >= first
     if classes.present is not None:
         takes_part &= rows_of(classes.present, start, layout)

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 
 from hyperface.losses import _checks
+from hyperface.losses.shards import AxisName, first_row, whole_batch
 from hyperface.normalize import l2_normalize
 from hyperface.rules import automatic, per_example
 from hyperface.shapes import Features, Flags, Labels, Losses
@@ -30,6 +31,7 @@ def batch_contrastive(
     *,
     margin: ArrayLike = 1.0,
     mining: Mining = "all",
+    axis_name: AxisName | None = None,
     counted: Flags | None = None,
 ) -> Losses:
     """Computes the contrastive loss (NormFace, Eq. 7) over the pairs of each example in a batch.
@@ -46,6 +48,8 @@ def batch_contrastive(
       mining: "all" takes all pairs. "violating" takes the second mean only over pairs within the
         margin. "hardest" takes only the farthest example of the same class and the nearest example
         of another class.
+      axis_name: the mapped axis over which the batch is split. The arrays are then this device's
+        part, and the other examples of its pairs come from all devices.
       counted: [batch] bool, False for padding, which is in no pair; None counts all.
 
     Returns:
@@ -69,9 +73,8 @@ def batch_contrastive(
     margin = _checks.number("margin", margin, 0.0, 4.0)
     _checks.one_of("mining", mining, get_args(Mining))
     arrays = _checked(features, labels, counted)
-    return automatic(
-        partial(_contrastive, mining=mining), margin, *arrays, split=per_example, like=arrays[0]
-    )
+    loss = partial(_contrastive, mining=mining, axis_name=axis_name)
+    return automatic(loss, margin, *arrays, split=per_example, like=arrays[0])
 
 
 def _contrastive(
@@ -81,9 +84,10 @@ def _contrastive(
     counted: jax.Array | None,
     *,
     mining: Mining,
+    axis_name: AxisName | None,
 ) -> jax.Array:
     """Returns the result of `batch_contrastive` for checked arguments."""
-    distance, same, different = _pairs(features, labels, counted)
+    distance, same, different = _pairs(features, labels, counted, axis_name)
     hinge = jnp.maximum(0.0, margin - distance)
     if mining == "hardest":
         return _largest(distance, same) + _largest(hinge, different)
@@ -98,6 +102,7 @@ def batch_triplet(
     *,
     margin: ArrayLike = 0.8,
     mining: Mining = "all",
+    axis_name: AxisName | None = None,
     counted: Flags | None = None,
 ) -> Losses:
     """Computes the triplet loss (NormFace, Eq. 8) over the triplets with the example as anchor.
@@ -114,6 +119,8 @@ def batch_triplet(
       mining: "all" takes the mean over all triplets (batch-all), and "violating" over those with a
         loss above zero. "hardest" takes the triplet of the farthest example of the same class and
         the nearest example of another class (batch-hard).
+      axis_name: the mapped axis over which the batch is split. The arrays are then this device's
+        part, and the other examples of its triplets come from all devices.
       counted: [batch] bool, False for padding, which is in no triplet; None counts all.
 
     Returns:
@@ -137,9 +144,8 @@ def batch_triplet(
     margin = _checks.number("margin", margin, 0.0, 4.0)
     _checks.one_of("mining", mining, get_args(Mining))
     arrays = _checked(features, labels, counted)
-    return automatic(
-        partial(_triplet, mining=mining), margin, *arrays, split=per_example, like=arrays[0]
-    )
+    loss = partial(_triplet, mining=mining, axis_name=axis_name)
+    return automatic(loss, margin, *arrays, split=per_example, like=arrays[0])
 
 
 def _triplet(
@@ -149,9 +155,10 @@ def _triplet(
     counted: jax.Array | None,
     *,
     mining: Mining,
+    axis_name: AxisName | None,
 ) -> jax.Array:
     """Returns the result of `batch_triplet` for checked arguments."""
-    distance, same, different = _pairs(features, labels, counted)
+    distance, same, different = _pairs(features, labels, counted, axis_name)
     if mining == "hardest":
         farthest, nearest = _largest(distance, same), -_largest(-distance, different)
         # If there is no such pair, `_largest` returns zero, which must not count as a distance.
@@ -169,9 +176,10 @@ def _triplet(
             triplets &= hinge > 0
         return _mean(hinge, triplets, axis=None)
 
-    # One anchor has as many hinges as there are distances.
-    size = distance.dtype.itemsize * distance.size
-    together = max(1, min(distance.shape[0], TRIPLET_BYTES // max(size, 1)))
+    # One anchor has a hinge for each two examples of the whole batch.
+    anchors, batch = distance.shape
+    size = distance.dtype.itemsize * batch**2
+    together = max(1, min(anchors, TRIPLET_BYTES // max(size, 1)))
     return jax.lax.map(of_anchor, (distance, same, different), batch_size=together)
 
 
@@ -186,24 +194,30 @@ def _checked(
 
 
 def _pairs(
-    features: jax.Array, labels: jax.Array, counted: jax.Array | None
+    features: jax.Array,
+    labels: jax.Array,
+    counted: jax.Array | None,
+    axis_name: AxisName | None,
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """Returns (distance, same, different), [batch, batch] each.
+    """Returns (distance, same, different), [batch, batch of all devices] each.
 
-    `distance` are the squared distances of unit features. `same` marks the valid pairs of one
-    class, and `different` those of two classes.
+    There is one row per example of this device, since a loss needs the pairs of its own anchor
+    alone. `distance` are the squared distances of unit features. `same` marks the valid pairs of
+    one class, and `different` those of two classes.
     """
     unit = l2_normalize(features)
+    all_unit, all_labels, all_counted = whole_batch((unit, labels, counted), axis_name)
     # By default accelerators round the operands, and 2 - 2 cos of a near pair would consist mostly
     # of that error.
-    similarity = jnp.matmul(unit, unit.T, precision=jax.lax.Precision.HIGHEST)
+    similarity = jnp.matmul(unit, all_unit.T, precision=jax.lax.Precision.HIGHEST)
     # The rounded cosine of equal features may exceed 1.
     distance = jnp.maximum(0.0, 2.0 - 2.0 * similarity)
-    of_one_class = labels[:, None] == labels[None, :]
+    of_one_class = labels[:, None] == all_labels[None, :]
     # An example forms no pair with itself: its distance 0 would lower every mean.
-    valid = ~jnp.eye(features.shape[0], dtype=bool)
-    if counted is not None:
-        valid &= counted[:, None] & counted[None, :]
+    own = first_row(labels.size, axis_name) + jnp.arange(labels.size)
+    valid = own[:, None] != jnp.arange(all_labels.size)[None, :]
+    if counted is not None and all_counted is not None:
+        valid &= counted[:, None] & all_counted[None, :]
     return distance, valid & of_one_class, valid & ~of_one_class
 
 

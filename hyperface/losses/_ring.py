@@ -9,7 +9,7 @@ from jax.typing import ArrayLike
 from hyperface.losses import _checks
 from hyperface.normalize import l2_norm
 from hyperface.rules import AxisName, axes_of, is_tracked, reverse_mode_only, vary_alike, vary_over
-from hyperface.shapes import Features, Losses
+from hyperface.shapes import Features, Flags, Losses
 
 Form = Literal["paper", "released-l2", "released-l1", "released-auto"]
 """The equation that is used, see `ring`."""
@@ -20,6 +20,7 @@ def ring(
     radius: ArrayLike,
     *,
     form: Form = "paper",
+    counted: Flags | None = None,
     axis_name: AxisName | None = None,
 ) -> Losses:
     """Computes Ring loss, Eq. 4: half the squared distance of the feature norm from a radius.
@@ -45,15 +46,18 @@ def ring(
           h = ||f|| - R
         - "released-auto": (||f|| - R)^2 divided by the mean norm of the batch, which is at least
           0.5 and counts as a constant in the gradient
-      axis_name: the mapped axis over which the batch is split evenly. Only "released-auto" needs
-        it, for the mean norm of the batch.
+      counted: [batch] bool, False for padding, which is not in the mean norm of the batch; None
+        counts all. Only "released-auto" needs it.
+      axis_name: the mapped axis over which the batch is split. Only "released-auto" needs it, for
+        the mean norm of the batch.
 
     Returns:
       [batch] loss in squared norm units, float32 (float64 for float64 inputs).
 
     Raises:
-      TypeError: features are not floating point.
-      ValueError: features are not a matrix, radius is not a scalar, or form is unknown.
+      TypeError: features are not floating point, or counted is not bool.
+      ValueError: features are not a matrix, radius is not a scalar, form is unknown, or there is
+        not one flag per example.
 
     Example:
       >>> import jax.numpy as jnp
@@ -66,6 +70,8 @@ def ring(
     features = _checks.float_matrix("features", features, "batch, dim")
     radius = _checks.scalar("radius", radius).astype(features.dtype)
     _checks.one_of("form", form, get_args(Form))
+    if counted is not None:
+        counted = _checks.flags("counted", counted, features.shape[0], "per feature")
     features, radius = reverse_mode_only("ring", (features, radius))
     # All forms are computed from the paper's, so that one gradient rule is enough.
     squared = 2.0 * _ring(*vary_alike(features, radius))
@@ -76,16 +82,23 @@ def ring(
     norm = l2_norm(features)
     if form == "released-auto":
         # The mean is constant in the released gradient too.
-        mean = jax.lax.stop_gradient(jnp.mean(norm))
-        if axis_name is not None:
-            if is_tracked(axis_name):
-                mean = vary_over(axes_of(axis_name), mean)
-            # A mean of means is that of the batch, because the batch is split evenly.
-            mean = jax.lax.pmean(mean, axis_name)
+        mean = _mean(jax.lax.stop_gradient(norm), counted, axis_name)
         # The floor 0.5 is that of the released code.
         return squared / jnp.maximum(mean, 0.5)
     apart = jnp.abs(norm - radius)
     return jnp.where(apart < 1.0, squared, 2.0 * apart - 1.0)
+
+
+def _mean(norm: jax.Array, counted: jax.Array | None, axis_name: AxisName | None) -> jax.Array:
+    """Returns the mean norm of the counted examples of all devices; zero if there is none."""
+    counted = jnp.ones(norm.shape, bool) if counted is None else counted
+    sums = jnp.sum(jnp.where(counted, norm, 0.0)), jnp.sum(counted)
+    if axis_name is not None:
+        if is_tracked(axis_name):
+            sums = vary_over(axes_of(axis_name), sums)
+        # Sums and counts, because a mean of means is wrong if the devices count different numbers.
+        sums = jax.lax.psum(sums, axis_name)
+    return sums[0] / jnp.maximum(sums[1], 1)
 
 
 @jax.custom_vjp

@@ -30,12 +30,12 @@ def num_shards(axis_name: AxisName | None) -> int:
     return 1 if axis_name is None else jax.lax.axis_size(axis_name)
 
 
-def first_class(num_rows: int, axis_name: AxisName | None) -> jax.Array | int:
-    """Returns the class id of this device's first row of agents.
+def first_row(num_rows: int, axis_name: AxisName | None) -> jax.Array | int:
+    """Returns the number of this device's first row of an array, such as the agents.
 
     Args:
       num_rows: number of rows on each device.
-      axis_name: mapped axis over which the classes are split; None for one device gives 0.
+      axis_name: mapped axis over which the rows are split; None for one device gives 0.
     """
     return 0 if axis_name is None else jax.lax.axis_index(axis_name) * num_rows
 
@@ -48,7 +48,7 @@ def locate(labels: jax.Array, num_rows: int, axis_name: AxisName | None) -> Loca
       num_rows: number of rows on each device.
       axis_name: mapped axis over which the classes are split; None for one device.
     """
-    row = labels - first_class(num_rows, axis_name)
+    row = labels - first_row(num_rows, axis_name)
     is_here = (row >= 0) & (row < num_rows)
     exists = (labels >= 0) & (labels < num_rows * num_shards(axis_name))
     # For agents on other devices any valid row will do, because callers mask it by `is_here`. A
@@ -56,18 +56,30 @@ def locate(labels: jax.Array, num_rows: int, axis_name: AxisName | None) -> Loca
     return Location(jnp.where(is_here, row, 0), is_here, exists)
 
 
-def this_device_part(whole_batch: Tree, axis_name: AxisName | None, batch: int) -> Tree:
+def this_device_part(tree: Tree, axis_name: AxisName | None, batch: int) -> Tree:
     """Returns this device's examples from arrays with the examples of all devices.
 
     Args:
-      whole_batch: arrays with one row per example of all devices.
+      tree: arrays with one row per example of all devices.
       axis_name: mapped axis over which the batch is split; None returns the arrays unchanged.
       batch: number of examples per device.
     """
     if axis_name is None:
-        return whole_batch
-    first = jax.lax.axis_index(axis_name) * batch
-    return jax.tree.map(lambda leaf: jax.lax.dynamic_slice_in_dim(leaf, first, batch), whole_batch)
+        return tree
+    first = first_row(batch, axis_name)
+    return jax.tree.map(lambda leaf: jax.lax.dynamic_slice_in_dim(leaf, first, batch), tree)
+
+
+def whole_batch(tree: Tree, axis_name: AxisName | None) -> Tree:
+    """Returns arrays [batch, ...] with the examples of all devices of a mapped axis.
+
+    Args:
+      tree: arrays with this device's examples.
+      axis_name: the mapped axis over which the batch is split; None returns the arrays unchanged.
+    """
+    if axis_name is None:
+        return tree
+    return jax.lax.all_gather(tree, axis_name, tiled=True)
 
 
 class Shards(NamedTuple):

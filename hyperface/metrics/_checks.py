@@ -5,7 +5,8 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import ArrayLike
 
-from hyperface.metrics.shapes import Features, Norms, Same
+from hyperface.metrics.shapes import Features, Norms, Same, Scores
+from hyperface.metrics.threshold import checked_scores
 
 BLOCK = 8192
 """Number of rows that are compared at a time, so that a memory-mapped file is never loaded
@@ -68,14 +69,26 @@ def checked_norms(features: Features) -> Norms:
     """
     # einsum, because np.square would allocate a second array as large as the features.
     norms = np.sqrt(np.einsum("nd,nd->n", features, features))
+    check_norms(norms)
+    return norms[:, None]
+
+
+def check_norms(norms: np.ndarray, *, numbers: np.ndarray | None = None, unit: str = "row") -> None:
+    """Raises ValueError if a length is zero or not finite, so that the row has no direction.
+
+    Args:
+      norms: [rows] length of each row.
+      numbers: [rows] number of each row in error messages; None counts from 0.
+      unit: the name of a row in error messages.
+    """
     # Written so that NaN, which compares as false, is bad too.
     bad = np.flatnonzero(~(np.isfinite(norms) & (norms > 0)))
     if bad.size:
+        number = bad[0] if numbers is None else numbers[bad[0]]
         raise ValueError(
-            f"expected finite features above zero, found norm {norms[bad[0]]} at row {bad[0]} "
-            f"({bad.size} rows in all)"
+            f"expected finite features above zero, found norm {norms[bad[0]]} at {unit} {number} "
+            f"({bad.size} {unit}s in all)"
         )
-    return norms[:, None]
 
 
 def unit_rows(features: Features) -> Features:
@@ -122,6 +135,28 @@ def checked_same(same: ArrayLike) -> Same:
     if bad.any():
         raise ValueError(f"expected same to be 0 or 1, found {np.unique(same[bad])[:5].tolist()}")
     return same.astype(bool, copy=False)
+
+
+def checked_pairs(
+    scores: ArrayLike, same: ArrayLike, dtype: type | None = np.float64
+) -> tuple[Scores, Same]:
+    """Returns (scores, same as bool), after a check that rates can be computed from them.
+
+    Args:
+      scores: [pairs] similarities.
+      same: [pairs] bool, or 0 and 1.
+      dtype: type of the returned scores. None keeps their floating type, without a copy.
+
+    Raises:
+      ValueError: a score is not finite, lengths differ, or there are no same or no different pairs.
+    """
+    scores, same = checked_scores(scores, "pair"), checked_same(same)
+    if scores.shape != same.shape:
+        raise ValueError(
+            f"expected scores and same of one length, found {scores.shape} and {same.shape}"
+        )
+    check_both_kinds(same, "the pairs")
+    return scores if dtype is None else scores.astype(dtype, copy=False), same
 
 
 def checked_rows(index: np.ndarray, rows: int, name: str) -> None:

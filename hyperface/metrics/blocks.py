@@ -17,20 +17,6 @@ class Block(NamedTuple):
     where: np.ndarray
     """[rows] position of each image in the whole gallery, where left-out images count too."""
 
-    def check_norms(self, norms: np.ndarray) -> None:
-        """Raises ValueError, with the position in the gallery, if a feature is zero or not finite.
-
-        Args:
-          norms: [rows] length of each feature of this block, computed by the caller.
-        """
-        # Written so that NaN, which compares as false, is bad too.
-        bad = np.flatnonzero(~(np.isfinite(norms) & (norms > 0)))
-        if bad.size:
-            raise ValueError(
-                f"expected finite features above zero, found norm {norms[bad[0]]} at distractor "
-                f"{self.where[bad[0]]}"
-            )
-
 
 class Gallery:
     """The features of the images that are searched (the gallery), read block by block.
@@ -62,7 +48,7 @@ class Gallery:
         total = sum(shape[0] for shape in shapes)
         self._keep = checked_mask(keep, total, "distractors")
         self.size = int(self._keep.sum())
-        """Images that are kept."""
+        """Number of images that are kept."""
         if not self.size:
             raise ValueError(f"expected distractors, found none kept of {total}")
 

@@ -12,12 +12,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from hyperface.metrics.operating_points import (
-    OperatingPoint,
-    checked_pairs,
-    measured,
-    operating_points,
-)
+from hyperface.metrics._checks import checked_pairs
+from hyperface.metrics.operating_points import OperatingPoint, measured, operating_points
 
 BINS = 15
 """Bins of a reliability diagram, and of the expected calibration error."""
@@ -279,11 +275,11 @@ def fit_isotonic(scores: np.ndarray, same: np.ndarray) -> Isotonic:
 
     scores, same = checked_pairs(scores, same)
     low, high = scores.min(), scores.max()
-    place = np.concatenate([scores, [low, low, high, high]])
+    values = np.concatenate([scores, [low, low, high, high]])
     kind = np.concatenate([same, [True, False, True, False]])
     # Same pairs together weigh as much as different pairs together: the prior is one half.
     weights = 1.0 / np.where(kind, kind.sum(), np.sum(~kind))
-    machine = IsotonicRegression(out_of_bounds="clip").fit(place, kind, sample_weight=weights)
+    machine = IsotonicRegression(out_of_bounds="clip").fit(values, kind, sample_weight=weights)
     return Isotonic(machine.X_thresholds_, machine.y_thresholds_)
 
 
@@ -355,9 +351,9 @@ def reliability(probabilities: np.ndarray, same: np.ndarray, bins: int = BINS) -
     # The pairs of each kind have a total weight of one half, however many they are.
     weights = 0.5 / np.where(same, same.sum(), np.sum(~same))
     # A probability of 1 belongs to the last bin.
-    place = np.minimum((stated * bins).astype(np.int64), bins - 1)
+    bin_of_pair = np.minimum((stated * bins).astype(np.int64), bins - 1)
     total, said, right = (
-        np.bincount(place, weights=weights * column, minlength=bins)
+        np.bincount(bin_of_pair, weights=weights * column, minlength=bins)
         for column in (np.ones_like(stated), stated, same)
     )
     used = total > 0

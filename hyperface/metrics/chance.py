@@ -27,7 +27,7 @@ def sampling_error(rate: float, trials: int) -> float:
 
 
 def guess_warning(
-    figure: str, rate: float, chance: float, trials: int, *, least: float = 0.0
+    score: str, rate: float, chance: float, trials: int, *, least: float = 0.0
 ) -> tuple[str, ...]:
     """Returns a warning if a measured rate is not clearly above that of a guess.
 
@@ -36,7 +36,7 @@ def guess_warning(
     (`sampling_error`).
 
     Args:
-      figure: name of the rate in the warning, such as "accuracy".
+      score: name of the rate in the warning, such as "accuracy".
       rate: the measured rate, in [0, 1].
       chance: the rate, in [0, 1], that a random guess would have.
       trials: number of trials (pairs or searches) that the rate was measured on.
@@ -52,7 +52,7 @@ def guess_warning(
     if rate > chance + max(least, sampling_error(chance, trials)):
         return ()
     return (
-        f"WARNING: {figure} of {100 * rate:.3g} % is no more than the {100 * chance:.3g} % that a "
+        f"WARNING: {score} of {100 * rate:.3g} % is no more than the {100 * chance:.3g} % that a "
         "guess, or names in a random order, may give; are the names those of the features?",
     )
 

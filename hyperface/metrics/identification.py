@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from numpy.typing import ArrayLike
 
+from hyperface.metrics._checks import check_norms
 from hyperface.metrics.blocks import Gallery, checked_mask
 from hyperface.metrics.cosine import Place, one_ahead, unit_features
 from hyperface.metrics.ranks import cmc
@@ -182,7 +183,8 @@ def _search_all(
         size = len(block.features)
         # Without the padding, whose norms are zero. Norms come with the scores, so that bad
         # features are found without a second pass over the gallery.
-        block.check_norms(np.asarray(scored.norms)[:size])
+        norms = np.asarray(scored.norms)[:size]
+        check_norms(norms, numbers=block.where, unit="distractor")
         # A score counts for the ranks or for the tail, so the lower of both decides.
         enough = np.minimum(ranks.wanted, _tail_floor(tail, probes, scored, size))
         found = probes.candidates(scored, enough, size)

@@ -5,8 +5,8 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 
-from hyperface.metrics._checks import check_both_kinds, checked_same
-from hyperface.metrics.threshold import checked_scores, impostor_threshold, supported
+from hyperface.metrics._checks import checked_pairs
+from hyperface.metrics.threshold import impostor_threshold, supported
 
 Decision = Literal["same", "different", "not sure"]
 
@@ -123,22 +123,3 @@ def measured(point: OperatingPoint, scores: np.ndarray, same: np.ndarray) -> Ope
         measured_tar=float(accepted[same].mean()),
         measured_frr=float(refused[same].mean()),
     )
-
-
-def checked_pairs(scores: np.ndarray, same: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Returns (scores as float64, same as bool), after checks.
-
-    Args:
-      scores: [pairs] similarities.
-      same: [pairs] bool, or 0 and 1.
-
-    Raises:
-      ValueError: a score is not finite, lengths differ, or there are no same or no different pairs.
-    """
-    scores, same = checked_scores(scores, "pair").astype(np.float64), checked_same(same)
-    if scores.shape != same.shape:
-        raise ValueError(
-            f"expected scores and same of one length, found {scores.shape} and {same.shape}"
-        )
-    check_both_kinds(same, "the pairs")
-    return scores, same

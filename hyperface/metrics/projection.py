@@ -68,7 +68,15 @@ class FoldMoments(NamedTuple):
           held_out: id of the fold that is left out; a key of `folds`.
           pca: a number below 1 is the share of the variance to keep; a whole number is the number
             of dimensions to keep. None removes only the mean.
+
+        Raises:
+          ValueError: the fold does not exist, or there is no other fold.
         """
+        if held_out not in self.folds or len(self.folds) < 2:
+            raise ValueError(
+                f"expected the id of one of at least 2 folds, found {held_out} and the folds "
+                f"{[int(i) for i in self.folds]}"
+            )
         own = self.folds[held_out]
         # Subtracting the held-out fold costs nothing; summing the other folds again would read all
         # features once per fold.

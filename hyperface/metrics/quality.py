@@ -10,14 +10,18 @@ References:
 """
 
 from collections.abc import Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike
 
-from hyperface.metrics._checks import checked_rows, checked_same
-from hyperface.metrics.operating_points import checked_pairs
-from hyperface.metrics.threshold import checked_scores, impostor_threshold, supported
+from hyperface.metrics._checks import checked_pairs, checked_rows, checked_same
+from hyperface.metrics.threshold import (
+    checked_scores,
+    impostor_threshold,
+    smallest_far,
+    supported,
+)
 from hyperface.metrics.verification import Pairs
 
 MOST_LEFT_OUT = 0.5
@@ -137,7 +141,8 @@ def norm_quality(
       norms: [images] length of each image's feature before it is normalised.
       pairs: the rows in `norms` of both images of each pair, and whether both show one person.
       scores: [pairs] similarities.
-      far: false accept rate in (0, 1] for which the threshold is chosen.
+      far: false accept rate for which the threshold is chosen, from 1 / (number of different pairs)
+        to 1.
 
     Raises:
       ValueError: a number is not finite, lengths differ, there are no same or no different pairs, a
@@ -150,15 +155,16 @@ def norm_quality(
       0.0
     """
     norms = checked_scores(norms, "norm").astype(np.float64)
-    scores, same = checked_pairs(np.asarray(scores), np.asarray(pairs.same))
+    scores, same = checked_pairs(scores, pairs.same)
     for side, name in ((pairs.first, "first"), (pairs.second, "second")):
         checked_rows(side, norms.size, name)
-    if not supported(far, int(np.sum(~same))):
+    impostors = scores[~same]
+    if not supported(far, impostors.size):
         raise ValueError(
-            f"expected at least {1 / far:.0f} different pairs for FAR {far:g}, found "
-            f"{np.sum(~same)}"
+            f"expected a FAR of at least {smallest_far(impostors.size):.3g}, which "
+            f"{impostors.size} different pairs can measure, found {far:g}"
         )
-    threshold = float(impostor_threshold(scores[~same], far))
+    threshold = float(impostor_threshold(impostors, far))
     smaller = np.minimum(norms[pairs.first], norms[pairs.second])
     # Each image once, however many pairs it is in.
     used = norms[np.union1d(pairs.first, pairs.second)]
@@ -175,7 +181,7 @@ def norm_quality(
             for order, quality in zip(ORDERS, by_order, strict=True)
         },
         genuine=spearman(lowest, scores[same]),
-        impostor=spearman(smaller[~same], scores[~same]),
+        impostor=spearman(smaller[~same], impostors),
     )
 
 
@@ -193,21 +199,18 @@ def spearman(first: ArrayLike, second: ArrayLike) -> float:
       ValueError: lengths differ, there is no value, or a value is not finite.
 
     Example:
-      >>> spearman([1.0, 2.0, 3.0, 9.0], [0.1, 0.3, 0.2, 0.4])
+      >>> round(spearman([1.0, 2.0, 3.0, 9.0], [0.1, 0.3, 0.2, 0.4]), 3)
       0.8
     """
-    ranks = [_ranks(checked_scores(side, "compared")) for side in (first, second)]
-    if ranks[0].size != ranks[1].size:
-        raise ValueError(
-            f"expected two lists of one length, found {ranks[0].size} and {ranks[1].size}"
-        )
-    one, other = (side - side.mean() for side in ranks)
-    spread = np.sqrt((one @ one) * (other @ other))
-    return float(one @ other / spread) if spread else float("nan")
+    # Imported here, because scipy.stats takes longer to import than all the rest of this module.
+    from scipy.stats import spearmanr
 
-
-def _ranks(values: np.ndarray) -> np.ndarray:
-    """Returns ranks from 1; tied values have their mean rank."""
-    _, place, count = np.unique(values, return_inverse=True, return_counts=True)
-    # The last rank of a tie of n values, less (n - 1) / 2, is the mean rank of the tie.
-    return (np.cumsum(count) - (count - 1) / 2)[place]
+    one, other = (checked_scores(side, "compared") for side in (first, second))
+    if one.size != other.size:
+        raise ValueError(f"expected two lists of one length, found {one.size} and {other.size}")
+    # SciPy returns NaN too, but with a warning.
+    if np.all(one == one[0]) or np.all(other == other[0]):
+        return float("nan")
+    # A result class whose attributes SciPy's annotations do not name.
+    found: Any = spearmanr(one, other)
+    return float(found.statistic)

@@ -5,7 +5,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike
 
-from hyperface.metrics._checks import checked_same
+from hyperface.metrics._checks import checked_pairs
 from hyperface.metrics.shapes import Genuine, Impostors, OfRates, Points, Same, Scores
 from hyperface.metrics.threshold import Rule, accepted_share, checked_scores, impostor_threshold
 
@@ -63,7 +63,7 @@ def roc(scores: Scores, same: Same) -> Roc:
       >>> print(curve.far, curve.tar)
       [0.  0.  0.5 0.5 1. ] [0.  0.5 0.5 1.  1. ]
     """
-    scores, same = _checked(scores, same)
+    scores, same = checked_pairs(scores, same, dtype=None)
     order = np.argsort(-scores, kind="stable")
     ranked, hits = scores[order], np.cumsum(same[order])
     # One point per distinct score: no threshold can accept only some of several equal scores.
@@ -164,7 +164,7 @@ def tar_at_far(scores: Scores, same: Same, far: float, *, rule: Rule = "strict")
       >>> tar_at_far(np.array([0.9, 0.8, 0.3, 0.1]), np.array([True, False, True, False]), 0.5)
       1.0
     """
-    scores, same = _checked(scores, same)
+    scores, same = checked_pairs(scores, same, dtype=None)
     return float(true_accept_rate(scores[same], scores[~same], far, rule=rule))
 
 
@@ -201,16 +201,3 @@ def auc(curve: Roc) -> float:
 def det(curve: Roc) -> Det:
     """Returns the detection error trade-off (DET) of a ROC curve: FAR against FRR = 1 - TAR."""
     return Det(curve.far, 1.0 - curve.tar, curve.thresholds)
-
-
-def _checked(scores: Scores, same: Same) -> tuple[Scores, Same]:
-    scores, same = np.asarray(scores), checked_same(same)
-    if scores.ndim != 1 or scores.shape != same.shape:
-        raise ValueError(
-            f"expected scores and same of one length, found {scores.shape} and {same.shape}"
-        )
-    if same.all() or not same.any():
-        raise ValueError(
-            f"expected same and different pairs, found {same.sum()} same of {same.size} pairs"
-        )
-    return checked_scores(scores, "pair"), same

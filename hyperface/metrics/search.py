@@ -198,7 +198,7 @@ class MateRanks:
         self._pending: list[np.ndarray] = []
         self._max_rank = max_rank
         self.wanted = np.full(num_probes, np.inf, np.float32)
-        """[probes] lowest score that still matters; inf where none does."""
+        """[probes] lowest score per probe that still has to be counted; inf if there is none."""
         self._update()
 
     def add(self, probes: np.ndarray, scores: np.ndarray) -> None:

@@ -124,23 +124,23 @@ def impostor_threshold(
         raise ValueError(f"expected at most {total} impostor scores, found {impostors.size}")
     allowed = allowed_impostors(far, total, rule)
     above = (allowed == 0) | (rule == "strict")
-    # `place` counts from the highest score, 0 first. If all are accepted, any place will do,
+    # The rank counts from the highest score, 0 first. If all are accepted, any rank will do,
     # because the last line does not use it.
-    place = np.where(allowed >= total, 0, np.where(above, allowed, allowed - 1))
-    if place.max(initial=0) >= impostors.size:
+    rank = np.where(allowed >= total, 0, np.where(above, allowed, allowed - 1))
+    if rank.max(initial=0) >= impostors.size:
         raise ValueError(
-            f"expected the {place.max() + 1} highest of {total} impostor scores for FAR "
+            f"expected the {rank.max() + 1} highest of {total} impostor scores for FAR "
             f"{np.max(far):g}, found {impostors.size}"
         )
-    position = impostors.size - 1 - place
-    # A partition finds a single place in linear time; several places are worth a sort.
+    position = impostors.size - 1 - rank
+    # A partition finds a single score in linear time; several scores are worth a sort.
     if position.size == 1:
-        at_place = np.partition(impostors, position.item())[position]
+        at_rank = np.partition(impostors, position.item())[position]
     else:
-        at_place = np.sort(impostors)[position]
+        at_rank = np.sort(impostors)[position]
     # nextafter in the type of the scores: the next float64 above a float32 score would become the
     # score itself again in float32.
-    lowest = np.where(above, np.nextafter(at_place, np.array(np.inf, impostors.dtype)), at_place)
+    lowest = np.where(above, np.nextafter(at_rank, np.array(np.inf, impostors.dtype)), at_rank)
     # If all impostors are accepted, there is no refused score, and every pair is accepted.
     return np.where(allowed >= total, np.array(-np.inf, impostors.dtype), lowest)[()]
 

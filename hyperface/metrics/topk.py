@@ -26,7 +26,7 @@ class Tail:
             raise ValueError(f"expected a tail of at least 1 score, found {size}")
         self.size = size
         self.cut = np.array(-np.inf, dtype)[()]
-        """Scores at or below it no longer count."""
+        """Lowest of the `size` highest scores so far. Only a score above it can change the tail."""
         self._kept = [np.empty(0, dtype)]
         self._held = 0
 

@@ -49,11 +49,11 @@ def detection_sheet(source: Source, aligner: Aligner) -> Image.Image | None:
     Returns:
       The sheet; None if no photo of the file can be read.
     """
-    places = {name: index for index, name in enumerate(source.names)}
+    photos = {name: index for index, name in enumerate(source.names)}
     pairs, captions = [], []
     for line in _selected(_lines(aligner.path)):
         try:
-            pixels = upright(source.read(places[image_of(line.name)]), channels=3)
+            pixels = upright(source.read(photos[image_of(line.name, photos)]), channels=3)
         # A photo that was removed or damaged since then is left out.
         except (KeyError, OSError, ValueError):
             continue

@@ -22,6 +22,7 @@ KEPT = Path(__file__).with_name("measured.json")
 SHOWN = {
     "normface": (
         "scales",
+        "convergence-faces",
         "untrained",
         "table-2",
         "from-scratch",

@@ -98,7 +98,7 @@ def sample(
             key, global_labels, rows, rate=loss.sample_rate, axis_name=axis_name
         )
         # The last devices may draw rows of padding, which are no class.
-        is_class = shards.first_class(rows, axis_name) + drawn.rows < num_classes
+        is_class = shards.first_row(rows, axis_name) + drawn.rows < num_classes
         drawn = drawn._replace(present=drawn.present & is_class)
     return drawn._replace(labels=shards.this_device_part(drawn.labels, axis_name, labels.size))
 

@@ -17,7 +17,7 @@ from hyperface.data.detection import networks
 from hyperface.data.detection.boxes import corrected, points_in, squares, suppressed, window_boxes
 from hyperface.data.detection.faces import Faces
 from hyperface.data.detection.networks import ONET_SIDE, RNET_SIDE, STRIDE
-from hyperface.data.detection.pyramid import CANVAS, Photo, Tile, grid, levels, packed
+from hyperface.data.detection.pyramid import CANVAS, Photo, Tile, grid, levels, pack_levels
 from hyperface.data.detection.weights import Arrays, installed_weights
 from hyperface.devices import compiler
 from hyperface.errors import expect
@@ -88,7 +88,7 @@ class Mtcnn:
         longer = max(photo.height, photo.width)
         smallest = self.smallest or max(SMALLEST, longer / PARTS)
         sizes = levels(photo.height, photo.width, smallest)
-        tiles = packed(sizes)
+        tiles = pack_levels(sizes)
         maps = self._run("pnet", _canvases(photo, sizes, tiles))
         kept = []
         for level, size in enumerate(sizes):

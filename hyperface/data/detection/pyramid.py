@@ -124,7 +124,7 @@ def levels(height: int, width: int, smallest: float) -> list[tuple[int, int]]:
     return sizes
 
 
-def packed(sizes: list[tuple[int, int]]) -> list[Tile]:
+def pack_levels(sizes: list[tuple[int, int]]) -> list[Tile]:
     """Plans how the levels of a pyramid are cut into tiles and packed onto square canvases.
 
     P-net then runs on canvases of one size, CANVAS x CANVAS pixels, for photos of every size.

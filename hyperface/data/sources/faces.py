@@ -28,9 +28,9 @@ def with_faces(source: Source, faces: Collection[str]) -> Source:
     photos = {name: index for index, name in enumerate(source.names)}
     further: dict[int, list[str]] = {}
     for name in faces:
-        # A photo can itself be named "a#2"; then the name is the photo's and not a second face's.
-        if name not in photos and image_of(name) in photos:
-            further.setdefault(photos[image_of(name)], []).append(name)
+        photo = image_of(name, photos)
+        if photo != name and photo in photos:
+            further.setdefault(photos[photo], []).append(name)
     if not further:
         return source
     if source.pairs is not None:

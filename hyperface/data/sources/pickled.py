@@ -188,7 +188,7 @@ class Machine:
         self.at += 1
         return taken
 
-    def made(self, data: bytes) -> memoryview:
+    def count_decoded(self, data: bytes) -> memoryview:
         """Counts bytes that were decoded from text in the pickle, and returns a view of them.
 
         Raises:
@@ -276,7 +276,7 @@ def _quoted(machine: Machine) -> memoryview:
     if len(line) < 2 or line[:1] != line[-1:] or line[:1] not in (b"'", b'"'):
         raise ValueError(f"no quotes around the text before byte {machine.at}")
     # escape_decode returns bytes and evaluates nothing, unlike eval.
-    return machine.made(codecs.escape_decode(line[1:-1])[0])
+    return machine.count_decoded(codecs.escape_decode(line[1:-1])[0])
 
 
 def _memoize(machine: Machine, key: int) -> None:
@@ -389,7 +389,7 @@ def _encode(machine: Machine, text: Any, codec: Any = None) -> memoryview:
     for start in range(0, len(text.data), 2**16):
         part = text.data[start : start + 2**16]
         out += decoder.decode(part, start + len(part) == len(text.data)).encode("latin1")
-    return machine.made(bytes(out))
+    return machine.count_decoded(bytes(out))
 
 
 def _no_bytes(machine: Machine) -> memoryview:
