@@ -21,13 +21,15 @@ def read_agedb(path: Path | str, *, repeats: bool = False) -> PairList:
 
     Args:
       path: the file.
-      repeats: whether a pair may be listed more than once. If not, a repeated pair is an error.
+      repeats: True allows a pair to be listed more than once; all of its copies are returned. False
+        raises an error for a repeated pair.
 
     Returns:
       The pairs, fold by fold; images are named as in the folder `03_Protocol_Images`, with `.jpg`.
 
     Raises:
-      InputError: a pair breaks this form, is repeated, has both labels or has an image twice. The
+      InputError: the file is damaged or has no `splits`; or a pair breaks this form, has one image
+        twice, is listed as same and as different, or is repeated although `repeats` is False. The
         message names fold and pair, counted from 1, as "file:splits{1}:7".
 
     References:

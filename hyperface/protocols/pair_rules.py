@@ -16,10 +16,10 @@ SIMILARITY_STEPS = {
 
 @dataclass(frozen=True)
 class PairRules:
-    """The rules by which a pair of images is decided to be "same" or "different".
+    """The rules by which a pair of images is called "same" or "different".
 
-    Pairs are in folds, which are held out one after the other. Mean, PCA and threshold are fitted
-    on the pairs of the other folds.
+    Each pair is in one fold. For the pairs of a fold, mean, PCA and threshold are fitted on the
+    pairs of the other folds.
 
     Raises:
       ValueError: the similarity or the threshold rule is unknown, or the threshold is "grid" and
@@ -31,7 +31,7 @@ class PairRules:
     it is subtracted in any case."""
     pca: float | int | None = None
     """PCA that is fitted on the other folds' images, without whitening. A float in (0, 1) is the
-    share of variance to keep, and an int is the number of dimensions to keep. None computes no
+    share of variance to keep, and an int is the number of dimensions to keep. With None there is no
     PCA."""
     similarity: Literal["cosine", "euclidean", "squared"] = "cosine"
     """Similarity of two features at unit length: the cosine, the negative Euclidean distance, or

@@ -51,11 +51,12 @@ class Settings:
     "plain" for CFP, and "normface" for other pair lists and videos. The command's option is
     --preset."""
     pca: float | int | None = None
-    """Share of the variance in (0, 1), or number of dimensions, that PCA keeps on pair lists. It
-    replaces the `pca` of the rules; 0 means no PCA, and None keeps the `pca` of the rules."""
+    """PCA for lists of image pairs: the share of variance in (0, 1), or the number of dimensions,
+    to keep. It replaces the `pca` of the rules. 0 means no PCA; None leaves the rules as they
+    are."""
     bootstrap: int | None = None
-    """Number of bootstrap resamples of people, from which intervals are computed; 0 computes no
-    intervals. None takes the protocol's default, which is 0 for pair lists."""
+    """Number of bootstrap resamples of people, from which confidence intervals are computed; 0
+    computes none. None means the protocol's default, which is 0 for pair lists."""
     folds: int | None = None
     """Number of folds into which a user's list of pairs is split if the list does not name the fold
     of each pair. None takes 10, or fewer if there are fewer same or different pairs."""
@@ -64,9 +65,9 @@ class Settings:
     random samples of pairs."""
     rule: Rule = "blufr"
     """Rule by which the protocol `blufr` turns a false accept rate into a threshold. With N
-    impostor scores, "blufr" takes the k-th highest, where k = FAR N rounded. "strict" takes a
-    threshold just above the (k + 1)-th highest, with k rounded down, so that the measured FAR is
-    never higher."""
+    impostor scores, the threshold of "blufr" is the k-th highest of them, where k = FAR N is
+    rounded. "strict" rounds k down, and sets the threshold just above the (k + 1)-th highest, so
+    that the measured rate is never above FAR."""
     gammas: int | None = None
     """K, the number of terms in Ring loss' fusion of a template pair (`template_scores`). None
     takes the protocol's default: 8 for IJB-A, 2 for CS3, and no fusion but the cosine of mean
@@ -106,39 +107,43 @@ class Settings:
             )
 
     def accepted(self, options: frozenset[str]) -> "Settings":
-        """Returns the settings with the defaults in place of those that a protocol does not accept.
+        """Returns a copy in which fields that a protocol does not accept have their defaults.
 
         Args:
-          options: the protocol's `options`.
+          options: names of the accepted options, the field `options` of the protocol. The fields
+            `place` and `progress` are always copied.
         """
         # Every protocol may report its progress and use the devices.
         kept = {"place", "progress", *(_FIELDS.get(option, option) for option in options)}
         return Settings(**{name: getattr(self, name) for name in kept})
 
     def files(self) -> tuple[Path, ...]:
-        """Returns the path of the file of groups, or () without groups.
+        """Returns the paths of files that the settings were read from: that of `grouping`, or ().
 
-        An evaluation records the digest of these files beside those of the protocol's files.
+        An evaluation stores a digest of these files and of the protocol's files in its results.
         """
         return () if self.grouping is None else (Path(self.grouping.file),)
 
     def pair_rules(self, default: str = "normface") -> PairRules:
-        """Returns the rules by which pairs of images are decided.
+        """Returns the rules by which a pair of images is called "same" or "different".
 
-        They are `rules`, with `pca` in place of their own if `pca` is not None.
+        They are the field `rules`. If the field `pca` is not None, it replaces the PCA of these
+        rules.
 
         Args:
-          default: name of the preset in `PRESETS` that is taken if `rules` is None.
+          default: key in `pair_rules.PRESETS` of the rules that are used if `rules` is None.
         """
         rules = self.video_rules(default)
         # 0 asks for no PCA, which the rules express by None.
         return rules if self.pca is None else replace(rules, pca=self.pca or None)
 
     def video_rules(self, default: str = "normface") -> PairRules:
-        """Returns the rules by which pairs of videos are decided: `rules`, whatever `pca` is.
+        """Returns the rules by which a pair of videos is called "same" or "different".
+
+        They are the field `rules`; the field `pca` is not used.
 
         Args:
-          default: name of the preset in `PRESETS` that is taken if `rules` is None.
+          default: key in `pair_rules.PRESETS` of the rules that are used if `rules` is None.
         """
         return self.rules or PRESETS[default]
 
@@ -152,7 +157,7 @@ set or None) -> paths."""
 
 @dataclass(frozen=True)
 class Protocol:
-    """A published way to compare images and to score the comparisons, such as LFW's 6,000 pairs.
+    """A published set of comparisons of images, such as LFW's 6,000 pairs, and how it is scored.
 
     The object names the data set, the files that list the comparisons, the accepted options, and
     the function that computes the scores. `registry.PROTOCOLS` has all protocols by name.
@@ -175,7 +180,7 @@ class Protocol:
     the user has to name one."""
     scorer: Scorer
     """Function (protocol's name, features of images with their names, paths of the protocol's
-    files, settings) -> the scores with their procedure."""
+    files, settings) -> the result."""
     file_names: tuple[str, ...] = ()
     """Paths of the files that list the comparisons, relative to the folder of protocol files."""
     options: frozenset[str] = frozenset()
@@ -210,7 +215,7 @@ class Protocol:
             there is none.
 
         Returns:
-          The paths, in the order in which `score` takes them.
+          The paths, in the order that `score` expects.
 
         Raises:
           InputError: a file is missing, or a required option does not name a file.

@@ -44,7 +44,8 @@ def score_templates(
 ) -> Result:
     """Scores verification (1:1) of template pairs: mean TAR over the splits, and its spread.
 
-    A template is a set of images of one person.
+    A template is a set of images of one person. A split is one of the protocol's repetitions, with
+    templates and pairs of its own; IJB-A has ten, and IJB-B and IJB-C have one.
 
     Args:
       name: name of the protocol.
@@ -55,7 +56,7 @@ def score_templates(
       pool_media: whether the images of a template that belong to one medium, such as a video, are
         first averaged to one image.
       rule: insightface's rule that merges the images of a template into one feature; `gammas` must
-        then be None and `pool_media` False. None merges by these two.
+        then be None and `pool_media` False. With None these two say how images are merged.
       detector: name of an image -> score that the face detector gave its face. Needed only if
         `rule` weights images by it.
       progress: called with (number of finished parts, number of all parts).
@@ -112,7 +113,7 @@ def score_templates(
 
 
 def face_names(lists: Sequence[Templates]) -> list[list[str]]:
-    """Returns, for each list, [images] names under which the features of its images are looked up.
+    """Returns, for each list, [images] names by which the features of its faces are found.
 
     If the lists name one person in an image, its face has the image's name. If they name several,
     as in a group photograph of IJB-A, the image has a face per person: the face of person 12 in
@@ -211,7 +212,7 @@ def score_search(
       pool_media: whether the images of a template that belong to one medium, such as a video, are
         first averaged to one image.
       rule: insightface's rule that merges the images of a template into one feature; `gammas` must
-        then be None and `pool_media` False. None merges by these two.
+        then be None and `pool_media` False. With None these two say how images are merged.
       detector: name of an image -> score that the face detector gave its face. Needed only if
         `rule` weights images by it.
       progress: called with (number of finished parts, number of all parts).
