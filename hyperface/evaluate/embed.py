@@ -104,7 +104,7 @@ def merged(
 
         - "none": no mirror image
         - "sum": the sum of both features (NormFace, 5.1)
-        - "max": the element-wise maximum, as in NormFace's released network
+        - "max": the element-wise maximum, as in the network that the NormFace authors published
         - "concat": both features one behind the other, [batch, 2 dim]
 
     Returns:

@@ -43,8 +43,8 @@ class Result:
     """Result of the verification protocol: k-fold accuracy, TAR at FAR and ROC curve over all pairs
     of test images. None for the classification protocol."""
     accuracy: float | None = None
-    """Result of the classification protocol: the share of test images, in [0, 1], whose own class
-    has the highest logit. None for the verification protocol."""
+    """Result of the classification protocol: the share of test images, in [0, 1], for which the
+    logit of their own class is the highest. None for the verification protocol."""
     steps: tuple[str, ...] = ()
     """Text for the report that describes the evaluation, one sentence per step."""
 
@@ -74,6 +74,7 @@ def evaluate_network(
 
     The protocol "verification" measures how well pairs of images of one person are told from pairs
     of two people. "classification" measures how often an image's own class has the highest logit.
+    The class weights are then those of the first class-wise loss term of the experiment.
 
     Args:
       experiment: the settings. They name the test split, the protocol, and how features of image

@@ -15,9 +15,9 @@ def read_agedb(path: Path | str, *, repeats: bool = False) -> PairList:
     """Reads AgeDB's own protocol: `04_FINAL_protocol_30_years.mat`, or its file of another age gap.
 
     The variable `splits` of the file has one cell per fold. A cell is a struct of two fields. The
-    first field has [2, pairs] cells, each with a struct whose first field is an image's name. The
-    second field has the labels of the pairs: 1 for one person and -1 for two. (AgeDB's text lists
-    are read by `read_pairs`.)
+    first field has [2, pairs] cells, one per image. Each holds a struct, and the name of the image
+    is its first field. The second field has the labels of the pairs: 1 for one person and -1 for
+    two. (AgeDB's text lists are read by `read_pairs`.)
 
     Args:
       path: the file.

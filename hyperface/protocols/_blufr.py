@@ -52,7 +52,7 @@ def read_blufr(path: Path | str, template: str = IMAGE_NAME) -> BlufrLists:
         `Ann_Lee/Ann_Lee_0001.jpg`. In the file itself names have the form `{name}_{number:04}.jpg`.
 
     Returns:
-      The lists of the file, with indices from 0. Its development set is not read.
+      The images and the ten trials of the file. Its development set is not read.
 
     Raises:
       InputError: the template is not valid; the file is damaged; an index is out of range or

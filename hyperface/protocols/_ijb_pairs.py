@@ -38,7 +38,7 @@ def read_ijb_pairs(
     - IJB-A's `verify_comparisons_1.csv` and CS3's matches have lines such as "10,24", which are the
       ids of two templates, and may have a header;
     - `ijbb_template_pair_label.txt` and `ijbc_template_pair_label.txt` have lines such as
-      "10 24 1", where 1 stands for one person and 0 for two.
+      "10 24 1", where 1 means one person and 0 two people.
 
     Args:
       path: the file.

@@ -63,8 +63,9 @@ class BlufrRates(NamedTuple):
     verification_rates: np.ndarray
     """[trials, verification FARs] share of the same pairs that are accepted."""
     identification_rates: np.ndarray
-    """[trials, ranks, identification FARs] detection and identification rate (DIR): share of the
-    probes with a mate whose mate is among the best `rank` matches and is accepted."""
+    """[trials, ranks, identification FARs] detection and identification rate (DIR). Of the probes
+    with a mate, it is the share for which the mate is among the best `rank` matches and its score
+    is accepted."""
     verification_fars: np.ndarray
     """[verification FARs] false accept rates of `verification_rates`."""
     identification_fars: np.ndarray
@@ -135,7 +136,7 @@ def blufr(
     then call this function once per trial.
 
     Args:
-      features: [images, dim], of any norm; each is normalised here.
+      features: [images, dim], of any norm; this function normalises them.
       labels: [images] person of each image.
       trials: the trials, whose arrays are positions in `features`, from 0.
       rule: how a false accept rate becomes a threshold. With N impostor scores, the threshold of
@@ -148,7 +149,7 @@ def blufr(
       ranks: ranks at which the detection and identification rate (DIR) is computed, from 1.
       exact_far: FAR up to which verification thresholds are exact; above it they are exact to
         2^-15.
-      dtype: type of the scores. float32 rounds a cosine by about 1e-7; float64 takes twice the
+      dtype: type of the scores. float32 has rounding errors of about 1e-7; float64 needs twice the
         time.
       place: function that puts features [rows, dim] on devices. The default uses JAX's default
         device. Another function may split the rows over several devices. For identification,

@@ -240,7 +240,7 @@ def read_origin(path: Path) -> tuple[str, str]:
     The first is the digest of the network's weights. The second states how the features of an image
     and of its mirror image were merged: "none", "sum", "max" or "concat". The command hyperface
     embed stores both in its .npz files, as the arrays `model` and `mirror`. For any other file the
-    result is ("", "none"), where "" stands for an unknown network.
+    result is ("", "none"), where "" means that the network is unknown.
     """
     if path.suffix.lower() != ".npz":
         return "", "none"

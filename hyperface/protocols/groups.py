@@ -21,7 +21,7 @@ AT_COMMON = " of all pairs"
 
 
 class Group(NamedTuple):
-    """The scores of the pairs whose two images belong to one group, such as one range of age."""
+    """The scores of the pairs within one group of images, such as one range of age."""
 
     figures: dict[str, float]
     """Scores in [0, 1] by name: "accuracy", "EER", "AUC" and such as "TAR at FAR 1 %". Names that
@@ -62,8 +62,8 @@ class Grouping(NamedTuple):
     def of(self, wanted: Sequence[str]) -> dict[str, str]:
         """Returns a dict from each wanted image's name to its group.
 
-        An image that the file does not list has the group of its person, whose name is the part of
-        the image's name before the first slash.
+        An image that the file does not list has the group of its person. The person's name is the
+        part of the image's name before the first slash.
 
         Args:
           wanted: names of images, which may be repeated.

@@ -40,10 +40,10 @@ class PairRules:
     threshold: Literal["accuracy", "accuracy-mean", "svm", "grid"] = "accuracy"
     """Name of the rule that fits the threshold on the other folds:
 
-    - "accuracy" takes the threshold of highest accuracy, the median of equally good ones;
-    - "accuracy-mean" takes the mean of equally good ones, as SphereFace's code does;
-    - "svm" takes the score at which the decision of a linear SVM changes its sign;
-    - "grid" takes the best of the squared distances 0, 0.01, ..., 3.99, as insightface's code does.
+    - "accuracy": the threshold of highest accuracy, or the median of equally good ones;
+    - "accuracy-mean": the mean of equally good ones, as SphereFace's code does;
+    - "svm": the score at which the decision of a linear SVM changes its sign;
+    - "grid": the best of the squared distances 0, 0.01, ..., 3.99, as in insightface's code.
     """
 
     def __post_init__(self) -> None:
@@ -63,7 +63,7 @@ class PairRules:
 
         Args:
           fits: for each tested fold, number of images that mean and PCA were fitted on.
-          dims: for each tested fold, number of dimensions that PCA kept.
+          dims: for each tested fold, number of dimensions that PCA kept; not used without PCA.
           dim: number of dimensions of the features before PCA.
         """
         of = f"the {span(fits)} images of the other folds' pairs (duplicates kept)"

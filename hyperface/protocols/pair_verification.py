@@ -50,7 +50,7 @@ PAIR_FARS = (0.01, 0.001)
 
 
 class PairResult(NamedTuple):
-    """The result of verification on a list of pairs: accuracies, scores and rules."""
+    """The result of verification on a list of image pairs: accuracies, scores and rules."""
 
     folds: FoldAccuracy
     """Accuracy and threshold of each tested fold, their mean and its standard error."""
@@ -359,7 +359,7 @@ def rate_labels(rates: PairRates, of: str = "") -> dict[str, str]:
     "TAR at FAR 0.1 %". The label of a TAR ends with a note if there are too few pairs for its FAR.
 
     Args:
-      rates: the rates, whose false accept rates are labelled.
+      rates: the rates. The false accept rates in them become labels.
       of: text that is added to the label of each TAR, such as ", all splits' pairs together".
     """
     names = {"eer": "EER", "auc": "AUC"}

@@ -31,8 +31,8 @@ def read_pairs(
       has one, else by blanks.
     - `first,second,same` or `first,second,same,fold`: a CSV file with this header; folds from 0.
     - "a.jpg 3" and "b.jpg 3": `pairs_CALFW.txt` and `pairs_CPLFW.txt`, two lines per pair. 0
-      stands for different people. For one person CALFW gives the fold, counted from 1, and CPLFW
-      always gives 1.
+      means different people. For one person, the number in CALFW is the fold, counted from 1, and
+      in CPLFW it is always 1.
     - `.mat`: AgeDB's own protocol, as `read_agedb` reads it.
 
     Args:

@@ -47,9 +47,9 @@ class Settings:
 
     rules: PairRules | None = None
     """Rules that decide whether a pair of images or videos shows one person: what is subtracted,
-    the similarity, and how the threshold is fitted. None takes the protocol's default: the preset
-    "plain" for CFP, and "normface" for other pair lists and videos. The command's option is
-    --preset."""
+    the similarity, and how the threshold is fitted. None means the protocol's
+    default in `pair_rules.PRESETS`: "plain" for CFP, and "normface" for other lists of pairs. The
+    command's option is --preset."""
     pca: float | int | None = None
     """PCA for lists of image pairs: the share of variance in (0, 1), or the number of dimensions,
     to keep. It replaces the `pca` of the rules. 0 means no PCA; None leaves the rules as they
@@ -59,9 +59,9 @@ class Settings:
     computes none. None means the protocol's default, which is 0 for pair lists."""
     folds: int | None = None
     """Number of folds into which a user's list of pairs is split if the list does not name the fold
-    of each pair. None takes 10, or fewer if there are fewer same or different pairs."""
+    of each pair. None means 10, or fewer if there are fewer same or different pairs."""
     seed: int = 0
-    """Seed of the protocol `folder`, which splits people into two halves at random, and draws
+    """Seed of the protocol `folder`, which splits people into two halves at random, and chooses
     random samples of pairs."""
     rule: Rule = "blufr"
     """Rule by which the protocol `blufr` turns a false accept rate into a threshold. With N
@@ -70,23 +70,23 @@ class Settings:
     that the measured rate is never above FAR."""
     gammas: int | None = None
     """K, the number of terms in Ring loss' fusion of a template pair (`template_scores`). None
-    takes the protocol's default: 8 for IJB-A, 2 for CS3, and no fusion but the cosine of mean
-    features for IJB-B and IJB-C."""
+    means the protocol's default: 8 for IJB-A and 2 for CS3. IJB-B and IJB-C have no fusion by
+    default; the score is then the cosine of mean features."""
     pool_media: bool = False
     """Whether the images of a template that belong to one medium, such as a video, are first
     averaged to one image."""
     template_rule: TemplateRule | None = None
     """insightface's rule that merges the images of a template into one feature, on IJB-B and IJB-C.
-    It replaces `gammas` and `pool_media`. None merges them by those two."""
+    It replaces `gammas` and `pool_media`. With None those two say how images are merged."""
     pairs: Path | None = None
-    """The file that lists the pairs, for the protocol `pairs`; None takes `pairs.csv` in the folder
-    of the data set."""
+    """The file that lists the pairs, for the protocol `pairs`; None means the file `pairs.csv` in
+    the folder of the data set."""
     distractors: Distractors | None = None
     """Features of the distractors, which the protocol `megaface` requires; others ignore them."""
     probe_list: Path | None = None
-    """The file of MegaFace's list of probes; None takes all images as probes."""
+    """The file of MegaFace's list of probes; with None all images are probes."""
     distractor_list: Path | None = None
-    """The file of MegaFace's list of distractors; None takes all distractors."""
+    """The file of MegaFace's list of distractors; with None all are used."""
     noises: tuple[Path, ...] = ()
     """The files of MegaFace's noise lists: images with wrong labels, which are left out."""
     place: Place = jnp.asarray
@@ -176,8 +176,8 @@ class Protocol:
     title: str
     """Title in tables and reports."""
     dataset: str | None
-    """Name of the prepared data set whose images are compared. None if there is no such set, and
-    the user has to name one."""
+    """Name of the prepared data set whose images are compared. With None the user has to name a
+    data set."""
     scorer: Scorer
     """Function (protocol's name, features of images with their names, paths of the protocol's
     files, settings) -> the result."""
@@ -191,7 +191,7 @@ class Protocol:
     find_files: FindFiles | None = None
     """Function (protocol's name, folder of protocol files, settings, folder of the data set or
     None) -> paths of all files, for a protocol whose files are named by options. It replaces
-    `file_names` and `more_files`; None uses these two."""
+    `file_names` and `more_files`. With None these two name the files."""
     check: Callable[[str, Settings], None] | None = None
     """Function that takes the protocol's name and the settings, and raises InputError if the
     settings do not fit. The evaluation calls it before it computes any features. None if all

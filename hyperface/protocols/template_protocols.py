@@ -51,8 +51,8 @@ def score_templates(
       name: name of the protocol.
       named: the features of the templates' images, under the names that `face_names` returns.
       splits: for each split, (its templates, the pairs that are compared).
-      gammas: K, the number of terms in the fusion of `template_scores`; None takes the cosine of
-        the templates' mean features.
+      gammas: K, the number of terms in the fusion of `template_scores`; with None the score
+        is the cosine of the templates' mean features.
       pool_media: whether the images of a template that belong to one medium, such as a video, are
         first averaged to one image.
       rule: insightface's rule that merges the images of a template into one feature; `gammas` must
@@ -199,16 +199,17 @@ def score_search(
 ) -> Result:
     """Scores the search of probe templates in a gallery (1:N): identification rates and DIR.
 
-    A template is a set of images of one person. Each score is a mean over the splits, with its
-    spread. The detection and identification rate (DIR) is reported at FAR 1 and 10 %, if there are
-    enough probes without a mate in the gallery.
+    A template is a set of images of one person. A split is a gallery with the probes that are
+    searched in it; IJB-A has ten, and IJB-B and IJB-C have two. Each score is a mean over the
+    splits, with its spread. The detection and identification rate (DIR) is reported at the FARs
+    0.01 and 0.1, if there are enough probes without a mate in the gallery.
 
     Args:
       name: name of the protocol.
       named: the features of the templates' images, under the names that `face_names` returns.
       splits: for each split, (gallery templates, probe templates), both with people.
-      gammas: K, the number of terms in the fusion of `template_scores`; None takes the cosine of
-        the templates' mean features.
+      gammas: K, the number of terms in the fusion of `template_scores`; with None the score
+        is the cosine of the templates' mean features.
       pool_media: whether the images of a template that belong to one medium, such as a video, are
         first averaged to one image.
       rule: insightface's rule that merges the images of a template into one feature; `gammas` must

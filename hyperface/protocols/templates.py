@@ -67,8 +67,8 @@ def group_templates(
     """Groups images by template, and merges the images of each medium if `media` is given.
 
     Args:
-      features: [images, dim] of any norm, in any order. Give an image twice if it is in two
-        templates.
+      features: [images, dim] of any norm, in any order. An image that is in two templates must be
+        in the array twice.
       template: [images] id of the template that each image belongs to.
       media: [images] id of the medium (a photo or a video) of each image; frames of one video share
         it. Each medium of a template then counts as one image, whose feature is the mean of its

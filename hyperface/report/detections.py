@@ -42,7 +42,7 @@ def detection_sheet(source: Source, aligner: Aligner) -> Image.Image | None:
     that cannot be read are left out.
 
     Args:
-      source: the photos, whose names are those in the landmarks file.
+      source: the photos. They have the names that are in the landmarks file.
       aligner: the object that cuts the aligned crops out of the photos. `aligner.path` is the CSV
         file of landmarks, boxes and scores that `find_landmarks` wrote.
 

@@ -68,7 +68,7 @@ def folds_report(
     num_classes: int,
     hardest: Draft | None = None,
 ) -> Report:
-    """Returns the report of a run whose people are scored in groups.
+    """Returns the report of a run that scored its people group by group.
 
     The people of each group are scored by a network that was trained without them.
 

@@ -75,8 +75,8 @@ def bound_table(trained: Mapping[str, Trained], num_classes: int) -> Table:
     """Returns the table of training losses at the last logged step, one row per method.
 
     The columns are the loss, its softmax term, the scale s of the logits, NormFace's lower bound of
-    the softmax loss at this scale, and the mean squared distance of a feature to the weight of its
-    class. A cell is empty if the method has no such value.
+    the softmax loss at this scale (Proposition 2), and the mean squared distance of a feature to
+    the weight of its class. A cell is empty if the method has no such value.
 
     Args:
       trained: name of a method -> its results and training curve.
