@@ -85,7 +85,7 @@ def read_megaface_noises(path: Path | str) -> frozenset[str]:
         all.
 
     References:
-      Deng, Guo, Xue, Zafeiriou: ArcFace, CVPR 2019, section 3.1, whose authors made the lists.
+      Deng, Guo, Xue, Zafeiriou: ArcFace, CVPR 2019, section 3.1. These authors made the lists.
     """
     names = set()
     for line in read_lines(path):

@@ -133,11 +133,11 @@ def blufr(
     are never in memory together. Open-set identification searches the probes in the gallery. The
     score of a probe without a mate is its highest cosine in the gallery. Training images are not
     used. If you fit something on the training images, such as a PCA, the features differ per trial:
-    then call this function once per trial.
+    then call this function once per trial, with this trial alone.
 
     Args:
       features: [images, dim], of any norm; this function normalises them.
-      labels: [images] person of each image.
+      labels: [images] id of the person in each image.
       trials: the trials, whose arrays are positions in `features`, from 0.
       rule: how a false accept rate becomes a threshold. With N impostor scores, the threshold of
         "blufr" is the k-th highest of them, where k = FAR N is rounded, as in BLUFR's own code.

@@ -155,8 +155,8 @@ class VideoResult(NamedTuple):
     """Rule -> [pairs] score of each pair when its fold is held out: the mean cosine, the largest
     cosine, or the SVM's decision value."""
     histograms: np.ndarray
-    """[pairs, BINS] as in `VideoSimilarities`, of frames from which no mean is subtracted. So they
-    are the same for all folds, and can be shown together."""
+    """[pairs, 100] histograms as in `VideoSimilarities`, computed without a subtracted mean. So
+    they do not depend on the fold, and can be shown together."""
     steps: tuple[str, ...]
     """A description of the computation, one sentence per step."""
 
@@ -194,7 +194,8 @@ def verify_videos(
         highest accuracy, or the median of equally good ones. "accuracy-mean" uses the mean of the
         equally good ones. "svm" uses the threshold of a linear SVM, as the NormFace authors' code
         does. "grid" raises ValueError, since it is for squared distances only.
-      progress: called with (number of finished pairs, number of all pairs), summed over all passes.
+      progress: called with (number of finished pairs, number of all pairs). A pair counts each time
+        that its cosines are computed.
 
     Raises:
       ValueError: a frame is zero or not finite; lengths differ; a video has no frames; there are

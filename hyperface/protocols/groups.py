@@ -69,7 +69,7 @@ class Grouping(NamedTuple):
           wanted: names of images, which may be repeated.
 
         Raises:
-          InputError: the file lists neither an image nor its person.
+          InputError: an image is not in the file, and its person is not either.
         """
         found = {
             name: self.groups.get(name, self.groups.get(person_of(name), ""))

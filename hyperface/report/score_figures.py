@@ -119,7 +119,9 @@ def det_curves(curves: Mapping[str, Roc]) -> Figure | None:
 
 
 def cmc_curves(ranked: Mapping[str, np.ndarray]) -> Figure:
-    """Draws the share of searches whose mate is among the r best matches, against the rank r.
+    """Draws the share of searches that find the mate among the r best matches, against the rank r.
+
+    The mate of a searched image is the image of the same person in the gallery.
 
     Args:
       ranked: name of a protocol -> [max_rank] cumulative match characteristic: the share for r = 1,
