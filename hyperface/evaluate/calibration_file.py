@@ -42,7 +42,7 @@ class StoredCalibration:
     mirror: str
     """How the features of image and mirror image were merged: "none", "sum", "max" or "concat"."""
     protocol: str
-    """The procedure of the evaluation, in words."""
+    """Title of the protocol whose pairs the calibration was fitted on."""
     num_same: int
     """Number of pairs of one person that the calibration was fitted on."""
     num_different: int
@@ -54,11 +54,11 @@ class StoredCalibration:
     """Slope and offset of the log-likelihood ratio of "same person", slope * cosine + offset."""
 
     def point(self, far: float) -> OperatingPoint:
-        """Returns the operating point (thresholds) of the highest stored rate up to `far`.
+        """Returns the stored operating point (thresholds) for a false-accept rate.
 
         Args:
-          far: the false-accept rate that is wanted. If it is not stored, the next lower rate is
-            taken, which is stricter.
+          far: the false-accept rate that is wanted. If it is not stored, the point of the next
+            lower stored rate is returned, which is stricter.
 
         Raises:
           InputError: all stored rates are above `far`.
@@ -96,15 +96,16 @@ class StoredCalibration:
 
 
 def store(found: Calibration, *, model: str, mirror: str, protocol: str) -> StoredCalibration:
-    """Returns the part of a calibration that is stored in the file; nothing is written yet.
+    """Returns the content of a calibration file for a fitted calibration; it writes no file.
 
-    The isotonic calibration and the quality of the probabilities are not stored.
+    The content has the thresholds and the logistic calibration. The isotonic calibration and the
+    measured quality of the probabilities are left out.
 
     Args:
       found: the calibration that a protocol has fitted.
       model: digest of the network's weights.
       mirror: how features of image and mirror image were merged: "none", "sum", "max" or "concat".
-      protocol: the procedure of the evaluation, in words.
+      protocol: title of the protocol whose pairs the calibration was fitted on.
     """
     return StoredCalibration(
         model=model,

@@ -14,16 +14,17 @@ def nearest_agent_accuracy(
     scale: float = 1.0,
     bias: np.ndarray | None = None,
 ) -> float:
-    """Returns the share of examples whose own class has the highest logit (NormFace, Eq. 2).
+    """Returns the share of examples for which the logit of their own class is the highest.
 
-    The logit of a class is scale * (feature . class weight) + bias, with the vectors normalised as
-    `normalize` says; `losses.softmax` computes the same logits. Without a bias, `scale` and the
-    normalisation of features do not change which class has the highest logit.
+    The logit of a class is scale * (feature . class weight) + bias (NormFace, Eq. 2), as in
+    `losses.softmax`. Before that, `normalize` may scale the features or class weights to unit
+    length. Without a bias, `scale` and the normalisation of features do not change which class has
+    the highest logit.
 
     Args:
       features: [examples, dim].
       agents: [classes, dim] class weights, the rows of the classification matrix.
-      labels: [examples] class ids, the rows of `agents`.
+      labels: [examples] class of each example, as the number of its row in `agents`, from 0.
       normalize: which vectors are scaled to unit length: "features", "agents", "both" or "none".
       scale: factor of the inner products.
       bias: [classes], added to the logits; None adds nothing.

@@ -30,8 +30,9 @@ PIXEL_STEP = "(pixel - 127.5) / 128"
 class Devices:
     """The devices that compute a split's features, and how data is moved to and from them.
 
-    This class uses the default device of one process. Its subclass `AllDevices` uses all devices of
-    all processes. With several processes, each of them calls the same methods in the same order.
+    This class uses one device: the default device of a single process. Its subclass `AllDevices`
+    uses all devices of all processes. Then all processes must call the same methods in the same
+    order.
     """
 
     num_local: int = 1
@@ -52,7 +53,7 @@ class Devices:
         return jnp.asarray(images)
 
     def gather(self, tree: Any) -> Any:
-        """Returns a pytree of arrays on the host. With one process, nothing has to be joined."""
+        """Returns a pytree of arrays as NumPy arrays."""
         return jax.device_get(tree)
 
     def whole(self, tree: Any) -> Any:
@@ -103,7 +104,7 @@ def merged(
 
         - "none": no mirror image
         - "sum": the sum of both features (NormFace, 5.1)
-        - "max": the element-wise maximum, as in NormFace's released network
+        - "max": the element-wise maximum, as in the network that the NormFace authors published
         - "concat": both features one behind the other, [batch, 2 dim]
 
     Returns:
@@ -135,12 +136,12 @@ def embed_split(
 ) -> Embeddings:
     """Computes the features of all examples of a split; rows that only pad a batch are left out.
 
-    With several processes, each process passes its own share of the batches. Each of them returns
-    the features of all examples, equal to those that one process would compute.
+    With several processes, each process calls this function with its own share of each batch. Every
+    process gets the features of all examples, in the order that a single process would return.
 
     Args:
-      embed: function (parameters, images) -> (features, norms), as `embedder` returns it. All
-        batches have the same shape, so it compiles once.
+      embed: function (parameters, images) -> (features [batch, dim], norms [batch]), as `embedder`
+        returns it. All batches should have one shape, so that it compiles only once.
       params: the parameters of the network.
       batches: dictionaries, as `evaluation_batches` yields them, of "images" [batch, height, width,
         channels], "labels" [batch] and "mask" [batch], which is 1 for an example and 0 for padding.
@@ -171,22 +172,28 @@ class AllDevices(Devices):
         return mesh.put_whole(jax.device_get(tree))
 
     def split(self, images: np.ndarray) -> Images:
-        """Returns a batch of images whose rows are divided among the devices of this process."""
+        """Returns a batch of images whose rows are divided among the devices of this process.
+
+        If the number of rows is not a multiple of the number of devices, nothing is divided: each
+        device gets the whole batch. This is correct, but not faster than one device.
+        """
         return mesh.split_rows(images)
 
     def gather(self, tree: Any) -> Any:
-        """Returns the rows of all processes on the host, joined in the order of the processes.
+        """Returns NumPy arrays with the rows of all processes, in the order of the processes.
 
         Args:
-          tree: pytree of arrays, in which each process has rows of its own.
+          tree: pytree of arrays that belong to this process alone. Each process has other rows.
+            `whole` is for arrays that are one global array of all processes.
         """
         # Each process has arrays of its own here, where `whole` gets shards of one array.
         return multihost_utils.process_allgather(jax.device_get(tree), tiled=True)
 
     def whole(self, tree: Any) -> Any:
-        """Returns whole arrays on the host.
+        """Returns a pytree of whole NumPy arrays.
 
         Args:
           tree: pytree of global arrays, which may be sharded over the devices of all processes.
+            `gather` is for arrays of which each process has its own.
         """
         return multihost_utils.process_allgather(tree, tiled=True)

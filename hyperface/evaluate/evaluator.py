@@ -43,10 +43,10 @@ class Result:
     """Result of the verification protocol: k-fold accuracy, TAR at FAR and ROC curve over all pairs
     of test images. None for the classification protocol."""
     accuracy: float | None = None
-    """Result of the classification protocol: the share of test images, in [0, 1], whose own class
-    has the highest logit. None for the verification protocol."""
+    """Result of the classification protocol: the share of test images, in [0, 1], for which the
+    logit of their own class is the highest. None for the verification protocol."""
     steps: tuple[str, ...] = ()
-    """What was done, for the report: one sentence per step of the evaluation."""
+    """Text for the report that describes the evaluation, one sentence per step."""
 
     def figures(self) -> dict[str, float]:
         """Returns the scores for a results table: name -> share in [0, 1].
@@ -70,10 +70,11 @@ def evaluate_network(
     data_dir: Path,
     devices: Devices = ONE_DEVICE,
 ) -> Result:
-    """Scores a network by the protocol of an experiment on the experiment's test split.
+    """Scores a network on the test split of an experiment, by the protocol of the experiment.
 
-    The protocol is "verification" (are two images of one person?) or "classification" (which class
-    has the highest logit?).
+    The protocol "verification" measures how well pairs of images of one person are told from pairs
+    of two people. "classification" measures how often an image's own class has the highest logit.
+    The class weights are then those of the first class-wise loss term of the experiment.
 
     Args:
       experiment: the settings. They name the test split, the protocol, and how features of image
@@ -125,7 +126,7 @@ def evaluate_network(
 
 
 def check_scorable(experiment: Experiment, data_dir: Path) -> None:
-    """Checks before a training that the experiment's protocol can score the test split after it.
+    """Checks that the protocol of an experiment can score its test split, before a training.
 
     Args:
       experiment: the settings, which name the test split, the protocol and the number of folds.
@@ -158,8 +159,8 @@ def evaluate_pixels(
     Args:
       experiment: the settings, which name the test split and the number of folds.
       data_dir: the folder of prepared data sets.
-      devices: the devices that the images pass through. With `AllDevices`, all processes must
-        call this function, and only the first of them gets scores.
+      devices: the devices to which the images are copied in batches. With `AllDevices`, all
+        processes must call this function, and only the first of them gets scores.
     """
     embed = embedder(lambda _, images: images.reshape(images.shape[0], -1), "none")
     embeddings, images = _embedded(experiment, embed, None, data_dir, devices)

@@ -19,9 +19,9 @@ from hyperface.metrics.verification import best_threshold
 class PeopleFolds(NamedTuple):
     """The verification scores of one method on all people of a small data set.
 
-    The people are divided into groups. One network per group is trained on all other groups, and
-    scores all pairs of images within its group. `pairs` below are the pairs of all groups, one
-    group after the other.
+    The people are divided into groups. One network per group is trained on the people of all other
+    groups, and scores all pairs of images within its group. In the shapes below, [pairs] is the
+    number of pairs of all groups, one group after the other.
     """
 
     groups: list[Result]
@@ -40,10 +40,11 @@ class PeopleFolds(NamedTuple):
 
     @property
     def accuracy(self) -> Difference:
-        """The accuracy in percent as `value`, with standard error and 95 % interval over people.
+        """The accuracy in percent, with its standard error and 95 % interval over people.
 
-        It is a `Difference` to a method that is always wrong, whose accuracy is 0. Same pairs
-        together weigh as much as different pairs together, so that guessing scores 50.
+        The field `value` of the result is the accuracy. (The type is `Difference`, since this is
+        the difference to a method of accuracy 0.) All same pairs together weigh as much as all
+        different pairs together, so that guessing scores 50.
         """
         # The difference to a method that is always wrong is the accuracy itself.
         nothing = np.zeros_like(self.right)[None]

@@ -15,19 +15,21 @@ def read_agedb(path: Path | str, *, repeats: bool = False) -> PairList:
     """Reads AgeDB's own protocol: `04_FINAL_protocol_30_years.mat`, or its file of another age gap.
 
     The variable `splits` of the file has one cell per fold. A cell is a struct of two fields. The
-    first field has [2, pairs] cells, each with a struct whose first field is an image's name. The
-    second field has the labels of the pairs: 1 for one person and -1 for two. (AgeDB's text lists
-    are read by `read_pairs`.)
+    first field has [2, pairs] cells, one per image. Each holds a struct, and the name of the image
+    is its first field. The second field has the labels of the pairs: 1 for one person and -1 for
+    two. (AgeDB's text lists are read by `read_pairs`.)
 
     Args:
       path: the file.
-      repeats: whether a pair may be listed more than once. If not, a repeated pair is an error.
+      repeats: True allows a pair to be listed more than once; all of its copies are returned. False
+        raises an error for a repeated pair.
 
     Returns:
       The pairs, fold by fold; images are named as in the folder `03_Protocol_Images`, with `.jpg`.
 
     Raises:
-      InputError: a pair breaks this form, is repeated, has both labels or has an image twice. The
+      InputError: the file is damaged or has no `splits`; or a pair breaks this form, has one image
+        twice, is listed as same and as different, or is repeated although `repeats` is False. The
         message names fold and pair, counted from 1, as "file:splits{1}:7".
 
     References:

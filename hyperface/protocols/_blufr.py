@@ -22,9 +22,9 @@ class Trial(NamedTuple):
     """
 
     train: np.ndarray
-    """Images that features may be fitted on."""
+    """Images for training, for example to fit a PCA of the features."""
     test: np.ndarray
-    """Images whose pairs are all compared for verification; none of their people is in `train`."""
+    """Test images. Verification compares all pairs of them. None of their people is in `train`."""
     gallery: np.ndarray
     """One image per person, for some of the people in `test`."""
     probe: np.ndarray
@@ -33,7 +33,7 @@ class Trial(NamedTuple):
 
 
 class BlufrLists(NamedTuple):
-    """The images of LFW and ten trials."""
+    """The images of LFW and ten trials, each with its own training people and test people."""
 
     images: list[str]
     """Names of the images."""
@@ -52,7 +52,7 @@ def read_blufr(path: Path | str, template: str = IMAGE_NAME) -> BlufrLists:
         `Ann_Lee/Ann_Lee_0001.jpg`. In the file itself names have the form `{name}_{number:04}.jpg`.
 
     Returns:
-      The lists of the file, with indices from 0. Its development set is not read.
+      The images and the ten trials of the file. Its development set is not read.
 
     Raises:
       InputError: the template is not valid; the file is damaged; an index is out of range or

@@ -27,7 +27,7 @@ class TemplatePairs(NamedTuple):
     """[pairs] int64, id of the other template."""
     same: np.ndarray | None
     """[pairs] bool, True if both templates show one person. None if this is not known: the list of
-    pairs has no labels, and the templates were given without people or not at all."""
+    pairs has no labels, and no templates with people were given to the reader."""
 
 
 def read_ijb_pairs(
@@ -38,22 +38,23 @@ def read_ijb_pairs(
     - IJB-A's `verify_comparisons_1.csv` and CS3's matches have lines such as "10,24", which are the
       ids of two templates, and may have a header;
     - `ijbb_template_pair_label.txt` and `ijbc_template_pair_label.txt` have lines such as
-      "10 24 1", where 1 stands for one person and 0 for two.
+      "10 24 1", where 1 means one person and 0 two people.
 
     Args:
       path: the file.
       templates: the templates that the file may name; None allows all ids. If the file has no
         labels, `same` of the result is computed from the people of these templates, and is None if
         no people are given.
-      repeats: whether a pair may be listed more than once. If not, a repeated pair is an error.
+      repeats: True allows a pair to be listed more than once; all of its copies are returned. False
+        raises an error for a repeated pair.
 
     Returns:
       The pairs in the file's order.
 
     Raises:
       InputError: the file has more than 2 GiB; or a line is malformed, names an unknown template or
-        one template twice, repeats a pair in either order, or contradicts an earlier line or
-        the people of the templates. The message then names the line.
+        one template twice, contradicts an earlier line or the people of the templates, or
+        repeats a pair in either order although `repeats` is False. The message then names the line.
     """
     file = str(path)
     data = read_bytes(path, LARGEST_FILE).replace(b"\r\n", b"\n").rstrip(b" \t\n")

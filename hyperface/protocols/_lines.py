@@ -189,9 +189,9 @@ def split_lines(data: bytes, file: str, start: int = 1) -> list[Line]:
 
 
 def after(lines: Sequence[Line]) -> Line:
-    """Returns an empty `Line` with the number after the last line's.
+    """Returns an empty `Line` whose number is one above that of the last line.
 
-    Its `fault` is the error for a file that ends too early.
+    Call its method `fault` for the error about a file that ends too early.
 
     Args:
       lines: all lines of the file, at least one.

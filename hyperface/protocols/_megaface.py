@@ -30,7 +30,7 @@ class ImageList(NamedTuple):
     """[images] id of the person in each image, as text. None if the list has no ids: lists of
     distractors have none."""
     source: str
-    """Name of the list's file, for error messages and for the description of the procedure."""
+    """Name of the list's file, for error messages and for the text that describes a result."""
 
 
 def read_megaface_list(path: Path | str) -> ImageList:
@@ -47,9 +47,9 @@ def read_megaface_list(path: Path | str) -> ImageList:
 
     Raises:
       InputError: the file is larger than 256 MiB; the file is not JSON, and the message names the
-        line; or a list is missing or empty, has an entry that is no text or is repeated, or has
-        another length than the other list. The message names the list and the entry's position,
-        from 0, as "file:path:7".
+        line; the list "path" is missing; a list is empty, or has an entry that is no text; a path
+        is repeated; or the lists differ in length. For one wrong entry the message names the list
+        and the entry's position, from 0, as "file:path:7".
 
     References:
       Kemelmacher-Shlizerman, Seitz, Miller, Brossard: The MegaFace benchmark, CVPR 2016.
@@ -85,7 +85,7 @@ def read_megaface_noises(path: Path | str) -> frozenset[str]:
         all.
 
     References:
-      Deng, Guo, Xue, Zafeiriou: ArcFace, CVPR 2019, section 3.1, whose authors made the lists.
+      Deng, Guo, Xue, Zafeiriou: ArcFace, CVPR 2019, section 3.1. These authors made the lists.
     """
     names = set()
     for line in read_lines(path):
@@ -107,8 +107,8 @@ def read_devkit_feature(path: Path | str) -> np.ndarray:
 
     The file is an OpenCV matrix of one column, and all numbers in it are little-endian. It starts
     with four int32: the number of rows, 1 for the columns, 4 for the bytes per number, and 5 for
-    the type float32. The rows follow, one float32 each. In files of the ArcFace noise scripts the
-    feature of the network is followed by one further number, which is returned with it.
+    the type float32. The rows follow, one float32 each. Files that the ArcFace authors' noise
+    scripts wrote have one more number after the feature, which is returned as the last one.
 
     Args:
       path: the file.

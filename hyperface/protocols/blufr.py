@@ -53,7 +53,8 @@ class Spread(NamedTuple):
     mean_minus_std: float
     """The mean minus the standard deviation, which is the value that BLUFR reports."""
     supported: bool
-    """Whether every trial has at least 1 / FAR different pairs, or probes without a mate."""
+    """Whether each trial has enough impostor scores for the FAR: at least 1 / FAR different pairs
+    (for verification) or probes without a mate (for identification)."""
 
 
 class BlufrRates(NamedTuple):
@@ -62,8 +63,9 @@ class BlufrRates(NamedTuple):
     verification_rates: np.ndarray
     """[trials, verification FARs] share of the same pairs that are accepted."""
     identification_rates: np.ndarray
-    """[trials, ranks, identification FARs] detection and identification rate (DIR): share of the
-    probes with a mate whose mate is among the best `rank` matches and is accepted."""
+    """[trials, ranks, identification FARs] detection and identification rate (DIR). Of the probes
+    with a mate, it is the share for which the mate is among the best `rank` matches and its score
+    is accepted."""
     verification_fars: np.ndarray
     """[verification FARs] false accept rates of `verification_rates`."""
     identification_fars: np.ndarray
@@ -71,8 +73,8 @@ class BlufrRates(NamedTuple):
     ranks: np.ndarray
     """[ranks] ranks of `identification_rates`."""
     exact_fars: np.ndarray
-    """[trials] the FAR up to which verification rates are exact. Above it they are those of a
-    threshold that is up to 2^-15 (in cosine) from the exact one."""
+    """[trials] the FAR up to which verification rates are exact. At a higher FAR, the threshold
+    may differ from the exact one by up to 2^-15 in cosine."""
     verification_supported: np.ndarray
     """[trials, verification FARs] bool, True if the trial has at least 1 / FAR different pairs, so
     that the FAR can be measured."""
@@ -130,36 +132,37 @@ def blufr(
     Verification scores every pair of a trial's test images. These are about 47 million pairs, which
     are never in memory together. Open-set identification searches the probes in the gallery. The
     score of a probe without a mate is its highest cosine in the gallery. Training images are not
-    used: if features are fitted to them, by PCA for example, call this function once per trial.
+    used. If you fit something on the training images, such as a PCA, the features differ per trial:
+    then call this function once per trial, with this trial alone.
 
     Args:
-      features: [images, dim], of any norm; each is normalised here.
-      labels: [images] person of each image.
-      trials: the trials, as indices of images; gallery and probes are test images.
-      rule: how a false accept rate becomes a threshold. With N impostor scores, "blufr" takes the
-        k-th highest, where k = FAR N rounded, as the released code does. "strict", the rule of all
-        other protocols here, takes a threshold just above the (k + 1)-th highest, with k rounded
-        down, so that the measured rate is never higher.
+      features: [images, dim], of any norm; this function normalises them.
+      labels: [images] id of the person in each image.
+      trials: the trials, whose arrays are positions in `features`, from 0.
+      rule: how a false accept rate becomes a threshold. With N impostor scores, the threshold of
+        "blufr" is the k-th highest of them, where k = FAR N is rounded, as in BLUFR's own code.
+        "strict", the rule of all other protocols of this package, rounds k down, and sets the
+        threshold just above the (k + 1)-th highest. The measured rate is then never above FAR.
       verification_fars: false accept rates in [0, 1] at which pairs are verified.
       identification_fars: false accept rates in [0, 1] of identification: shares of the probes
         without a mate that are accepted.
       ranks: ranks at which the detection and identification rate (DIR) is computed, from 1.
       exact_far: FAR up to which verification thresholds are exact; above it they are exact to
         2^-15.
-      dtype: type of the scores. float32 rounds a cosine by about 1e-7; float64 takes twice the
+      dtype: type of the scores. float32 has rounding errors of about 1e-7; float64 needs twice the
         time.
-      place: function that puts rows of features on jax's default device. A function that splits the
-        rows over several devices may take its place. The devices then share the products of
-        verification, and those of identification if the number of probes is a multiple of theirs.
+      place: function that puts features [rows, dim] on devices. The default uses JAX's default
+        device. Another function may split the rows over several devices. For identification,
+        the rows are the probes; `AllDevices.split` splits them only into equal parts.
       progress: called with (number of finished trials, number of all trials).
 
     Returns:
       The rates of every trial; papers report `.verification()` and `.identification()`.
 
     Raises:
-      ValueError: a feature is zero or not finite, all features are alike, labels do not fit, an
-        index is out of range or repeated, a gallery or probe image is not a test image, or a trial
-        has no same or no different pairs.
+      ValueError: there are no trials; a feature is zero or not finite, or all features are alike;
+        labels and features differ in number; an index is out of range or repeated; a gallery or
+        probe image is not a test image, or is both; or a trial has no same or no different pairs.
     """
     unit, labels = unit_features(features, dtype), np.asarray(labels)
     if labels.shape != unit.shape[:1]:

@@ -26,7 +26,7 @@ class NamedFeatures(NamedTuple):
     """[images, dim], not necessarily scaled to unit length. They may be merged from the features of
     an image and of its mirror image."""
     steps: tuple[str, ...] = ()
-    """The procedure that produced the features, one sentence per step."""
+    """Sentences that describe how the features were computed; results repeat them."""
     norms: np.ndarray | None = None
     """[images] length of the feature of the image itself, without its mirror image, which indicates
     the image's quality. None if only `features` are known."""
@@ -41,10 +41,11 @@ class NamedFeatures(NamedTuple):
         return np.concatenate([np.linalg.norm(part, axis=1) for part in parts])
 
     def take(self, rows: np.ndarray) -> "NamedFeatures":
-        """Returns the names, features and norms of some images, with the same `steps`.
+        """Returns the names, features and norms of some of the images, with the same `steps`.
 
         Args:
-          rows: [taken images] int64 positions of the images, from 0, in any order.
+          rows: [selected images] int64 positions of the images, from 0, in any order. The result
+            has the order of `rows`.
         """
         return self._replace(
             names=[self.names[row] for row in rows.tolist()],
@@ -74,15 +75,22 @@ class NamedFeatures(NamedTuple):
         return np.array([places[name] for name in wanted], np.int64)
 
     def digest(self) -> str:
-        """Returns a short digest by which records identify these names and features.
+        """Returns the first sixteen hexadecimal digits of SHA-256 over names and features.
 
-        It is the first sixteen hexadecimal digits of SHA-256.
+        Files of results store it, so that a reader can tell which features were scored.
         """
         return array_digest(self.features, "\n".join(self.names))
 
 
 def nearest_hint(name: str, known: Sequence[str]) -> str:
-    """Returns the end of a message about an unknown name: the nearest known name, or nothing."""
+    """Returns text for the end of an error message: "; the nearest name is 'NAME'", or "".
+
+    It is "" if no known name is similar. Only the first 20,000 known names are compared.
+
+    Args:
+      name: the unknown name.
+      known: the known names.
+    """
     # Only some names, since the search compares each of them letter by letter.
     near = difflib.get_close_matches(name, known[:20_000], n=1, cutoff=0.6)
     return f"; the nearest name is {near[0]!r}" if near else ""
@@ -138,7 +146,7 @@ def check(named: NamedFeatures, origin: str) -> NamedFeatures:
       origin: the file or network that the features come from, for the error message.
 
     Returns:
-      The features as floats of at least 32 bits, with their names.
+      The same names and features, where the features are floats of at least 32 bits.
 
     Raises:
       InputError: names and features differ in number, a name is repeated, a feature is zero or not
@@ -232,7 +240,7 @@ def read_origin(path: Path) -> tuple[str, str]:
     The first is the digest of the network's weights. The second states how the features of an image
     and of its mirror image were merged: "none", "sum", "max" or "concat". The command hyperface
     embed stores both in its .npz files, as the arrays `model` and `mirror`. For any other file the
-    result is ("", "none"), where "" stands for an unknown network.
+    result is ("", "none"), where "" means that the network is unknown.
     """
     if path.suffix.lower() != ".npz":
         return "", "none"

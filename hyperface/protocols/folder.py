@@ -53,15 +53,15 @@ class Half(NamedTuple):
     pairs: Pairs
     """The pairs that are scored, as positions of their images' features."""
     available: tuple[int, int]
-    """(number of all same pairs of the half, number of all its different pairs). `pairs` is a
-    random sample if one of the numbers is above the limit of `pairs_of`."""
+    """(number of all same pairs of the half, number of all its different pairs). If one of
+    them is above the argument `most` of `pairs_of`, `pairs` has a random sample of this kind."""
 
 
 def split_people(people: np.ndarray, seed: int = 0) -> np.ndarray:
     """Splits people into two halves at random: one to fit thresholds, one to measure rates.
 
-    People with several images and people with one image are split separately, so that both halves
-    have about equally many same pairs.
+    The people with several images are divided evenly, and so are those with one image. Thus both
+    halves have about equally many same pairs.
 
     Args:
       people: [images] number of the person, from 0.
@@ -89,9 +89,9 @@ def pairs_of(people: np.ndarray, rows: np.ndarray, most: int, seed: int = 0) -> 
 
     Args:
       people: [images] number of the person of each image.
-      rows: positions in `people` of the images that form pairs.
-      most: largest number of same pairs, and of different pairs. If there are more, this many are
-        drawn at random.
+      rows: positions in `people` of the images whose pairs are returned.
+      most: largest number of same pairs, and also of different pairs. If there are more pairs of a
+        kind, a random sample of `most` of them is returned.
       seed: seed of the random samples.
 
     Example:

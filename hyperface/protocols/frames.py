@@ -48,7 +48,8 @@ class Videos(NamedTuple):
 class VideoSimilarities(NamedTuple):
     """Summaries of the cosines between all frames of one video and all frames of another.
 
-    For each pair of videos these cosines form a matrix, of which only the summaries are kept.
+    For each pair of videos these cosines form a matrix [frames of one, frames of the other]. The
+    matrix itself is not stored.
     """
 
     mean: np.ndarray
@@ -56,7 +57,7 @@ class VideoSimilarities(NamedTuple):
     max: np.ndarray
     """[pairs] largest element of the matrix."""
     histogram: np.ndarray
-    """[pairs, 100] share of the matrix' elements in each of 100 equal bins from -1 to 1. Each row
+    """[pairs, 100] share of the matrix elements in each of 100 equal bins from -1 to 1. Each row
     sums to 1."""
 
 
@@ -101,7 +102,8 @@ def video_similarities(
       progress: called with (number of finished pairs, number of all pairs).
 
     Raises:
-      ValueError: a video has no frames, or a frame equals the mean.
+      ValueError: `first` and `second` differ in length, a video has no frames, or a frame equals
+        the mean.
 
     Example:
       >>> videos = group_frames(np.array([[1.0, 0.0], [0.0, 2.0], [0.0, 1.0]]), [7, 7, 8])
@@ -153,8 +155,8 @@ class VideoResult(NamedTuple):
     """Rule -> [pairs] score of each pair when its fold is held out: the mean cosine, the largest
     cosine, or the SVM's decision value."""
     histograms: np.ndarray
-    """[pairs, BINS] as in `VideoSimilarities`, of frames from which no mean is subtracted. So they
-    are the same for all folds, and can be shown together."""
+    """[pairs, 100] histograms as in `VideoSimilarities`, computed without a subtracted mean. So
+    they do not depend on the fold, and can be shown together."""
     steps: tuple[str, ...]
     """A description of the computation, one sentence per step."""
 
@@ -174,10 +176,10 @@ def verify_videos(
     """Computes the accuracy of verification on video pairs, on each fold and by three rules.
 
     The rules "mean" and "max" compare the mean and the largest cosine between the frames of both
-    videos with a threshold. "histogram" is an SVM on the histogram of these cosines. Thresholds and
-    SVM are fitted on the other folds. If a mean feature is subtracted, it is that of the videos in
-    the other folds' pairs; a video counts once per pair that it is in, as in NormFace's released
-    code.
+    videos with a threshold. "histogram" is an SVM on the histogram of these cosines. When a fold is
+    tested, thresholds, SVM and mean feature are computed on the pairs of the other folds. A video
+    that is in several pairs counts several times in the mean feature, as in the code that the
+    NormFace authors published.
 
     Args:
       features: [frames, dim] of any norm.
@@ -186,16 +188,19 @@ def verify_videos(
       second: [pairs] id of the other.
       same: [pairs] bool, True where both show one person.
       fold: [pairs] fold id.
-      subtract_mean: whether the mean feature is subtracted from each frame. After the
-        pass without a mean this takes one pass over all pairs per fold.
-      threshold: rule that fits the threshold of "mean" and "max". "accuracy" takes the threshold of
-        highest accuracy, the median of equally good ones; "accuracy-mean" takes their mean; "svm",
-        the rule of the released code, takes that of a linear SVM. "grid" is an error here.
-      progress: called with (number of finished pairs, number of all pairs), summed over all passes.
+      subtract_mean: whether the mean feature is subtracted from each frame. If so, the cosines of
+        all pairs are computed once more per fold, since each fold has its own mean.
+      threshold: rule that fits the threshold of "mean" and "max". "accuracy" uses the threshold of
+        highest accuracy, or the median of equally good ones. "accuracy-mean" uses the mean of the
+        equally good ones. "svm" uses the threshold of a linear SVM, as the NormFace authors' code
+        does. "grid" raises ValueError, since it is for squared distances only.
+      progress: called with (number of finished pairs, number of all pairs). A pair counts each time
+        that its cosines are computed.
 
     Raises:
-      ValueError: a frame is zero or not finite; lengths differ; a video has no frames; a fold has
-        no same or no different pairs; or the threshold rule is unknown.
+      ValueError: a frame is zero or not finite; lengths differ; a video has no frames; there are
+        fewer than two folds; a fold has no same or no different pairs; or the threshold rule is
+        "grid" or unknown.
 
     References:
       Wang et al., NormFace: L2 Hypersphere Embedding for Face Verification, ACM MM 2017, 5.3.

@@ -21,12 +21,12 @@ AT_COMMON = " of all pairs"
 
 
 class Group(NamedTuple):
-    """The scores of the pairs whose two images belong to one group, such as one range of age."""
+    """The scores of the pairs within one group of images, such as one range of age."""
 
     figures: dict[str, float]
-    """Scores in [0, 1] by name: "accuracy", "EER", "AUC", "TAR at FAR 1 %" and the like. Names that
-    end with " of all pairs" are rates at the thresholds of all groups together. A score for which
-    there are too few pairs is left out."""
+    """Scores in [0, 1] by name: "accuracy", "EER", "AUC" and such as "TAR at FAR 1 %". Names that
+    end with " of all pairs" are rates at the threshold of all pairs, whatever their groups. A score
+    for which there are too few pairs is left out."""
     same: int
     """Number of same pairs in the group."""
     different: int
@@ -62,14 +62,14 @@ class Grouping(NamedTuple):
     def of(self, wanted: Sequence[str]) -> dict[str, str]:
         """Returns a dict from each wanted image's name to its group.
 
-        An image that the file does not list has the group of its person, whose name is the part of
-        the image's name before the first slash.
+        An image that the file does not list has the group of its person. The person's name is the
+        part of the image's name before the first slash.
 
         Args:
           wanted: names of images, which may be repeated.
 
         Raises:
-          InputError: the file lists neither an image nor its person.
+          InputError: an image is not in the file, and its person is not either.
         """
         found = {
             name: self.groups.get(name, self.groups.get(person_of(name), ""))
@@ -133,22 +133,23 @@ def score_groups(
 ) -> dict[str, Group]:
     """Returns a dict from each group's name to the scores of the pairs within the group.
 
-    The last entry, "pairs across groups", has the pairs whose images belong to different groups.
-    EER, AUC and TAR at a FAR use the group's own thresholds. Scores whose names end with " of all
-    pairs" use the thresholds of all pairs together, as an application does.
+    The last entry, "pairs across groups", is for pairs of images from different groups. EER, AUC
+    and "TAR at FAR" are computed from the scores of the group alone. Names that end with " of all
+    pairs" are rates of the group at `thresholds`, since an application has one threshold for all.
 
     Args:
       grouping: the groups of images.
       names: [images] names of all images.
       pairs: the pairs, as positions of their images in `names`.
       scores: [pairs] similarities.
-      right: [pairs] bool, whether the protocol decides the pair correctly; from these the accuracy
-        is computed.
-      thresholds: false accept rate -> threshold of all pairs together. TARs are computed at these
-        rates.
+      right: [pairs] bool, True if the protocol classifies the pair correctly as "same" or
+        "different". The accuracy of a group is computed from these.
+      thresholds: false accept rate -> the threshold that has this rate on all pairs together. TARs
+        are computed at the same rates.
 
     Raises:
-      InputError: a name is unknown, an image has no group, or a group has pairs of one kind only.
+      InputError: the file of groups names an unknown image or person, a compared image has no
+        group, or a group has only same pairs or only different pairs within it.
     """
     rows = np.union1d(pairs.first, pairs.second)
     compared = [names[int(row)] for row in rows]
@@ -179,10 +180,10 @@ def score_groups(
 
 
 def group_steps(grouping: Grouping | None) -> tuple[str, ...]:
-    """Returns one sentence that describes how groups are scored, for the procedure in a result.
+    """Returns a tuple with one sentence that describes how groups are scored, for `Result.steps`.
 
     Args:
-      grouping: the groups; None, which stands for no groups, gives an empty tuple.
+      grouping: the groups. None means that there are no groups; the tuple is then empty.
     """
     if grouping is None:
         return ()

@@ -19,9 +19,9 @@ def norms_as_quality(
 ) -> tuple[NormQuality | None, tuple[str, ...]]:
     """Measures whether a small feature norm is a sign of a poor image.
 
-    The measurement states which share of the genuine pairs is refused, at a fixed threshold, after
-    the pairs with the smallest norms were left out. The share falls if small norms mean poor
-    images.
+    At a fixed threshold, a share of the genuine pairs is refused (falls below the threshold). The
+    measurement gives this share after the pairs with the smallest norms are left out. If small
+    norms mean poor images, the share falls when more pairs are left out.
 
     Args:
       named: features of the images, with their norms.
@@ -29,8 +29,9 @@ def norms_as_quality(
       scores: [pairs] similarities.
 
     Returns:
-      (the measurement, sentences that describe it for the procedure). The measurement is None if
-      there are fewer than 10 different pairs, or if all features have one length.
+      (the measurement, sentences that describe it for `Result.steps`). The measurement is None if
+      there are fewer than 10 different pairs, or if all features have one length; the sentence then
+      states which.
     """
     far = next((rate for rate in FARS if supported(rate, int(np.sum(~pairs.same)))), None)
     if far is None:

@@ -55,19 +55,24 @@ def score_megaface(
       distractors: [distractors, dim] features; the array may be memory-mapped.
       distractor_names: [distractors] names of the images. None if they are not known: `noise` then
         leaves out probes only.
-      probe_list: the probes to take, such as the devkit's 3,530, with their people. None takes all
-        images. If people are not listed, they are the folders of the images.
-      distractor_list: the distractors to take; None takes all.
-      noise: names of images with wrong labels, which are left out of probes and distractors. A name
-        is the whole path or the part after the last "/".
-      noises: names of the files that list these images, for the procedure in the result.
+      probe_list: the images that are used as probes, such as the devkit's 3,530, with their people.
+        None uses all images. If the list has no people, or is None, the person of an image is the
+        part of its name before the first slash.
+      distractor_list: the distractors that are used; None uses all.
+      noise: names of the images with wrong labels, which are left out of probes and distractors. A
+        name is the whole path or the part after the last "/".
+      noises: names of the files from which `noise` was read. They are only printed in the result's
+        `steps`, the text that describes the computation, and change no score.
       place: function that takes a block of distractors [rows, dim] and puts it on JAX's default
         device. Another function may split the rows over several devices.
       progress: called with (number of finished distractors, number of all distractors).
 
+    Returns:
+      The result, with the rates in `figures` and the share of searches by rank in `ranks`.
+
     Raises:
-      InputError: an image of a list has no feature, or `distractor_list` is given for distractors
-        without names.
+      InputError: an image of a list has no feature, `distractor_list` is given for distractors
+        without names, or a probe has no person: `probe_list` has no people, and the name no slash.
       ValueError: a feature is zero or not finite, all features are alike, shapes do not fit, no two
         probes show one person, or there are no distractors.
     """

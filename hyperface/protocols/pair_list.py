@@ -51,12 +51,13 @@ def collect(pairs: Iterable[Pair], *, either_order: bool = True, repeats: bool =
 
     Args:
       pairs: the pairs in the order of the file.
-      either_order: whether (b, a) counts as a repetition of (a, b).
-      repeats: whether a pair may be listed more than once. If not, a repeated pair is an error.
+      either_order: whether the pair (b, a) counts as a repetition of the pair (a, b).
+      repeats: True allows a pair to be listed more than once; all of its copies are returned. False
+        raises an error for a repeated pair.
 
     Raises:
-      InputError: a pair has one image twice, is repeated, or is listed as same and as different.
-        The message names the line.
+      InputError: a pair has one image twice, is listed as same and as different, or is repeated
+        although `repeats` is False. The message names the line.
     """
     pairs = list(pairs)
     seen: dict[tuple[str, ...], dict[str, Pair]] = {}
@@ -91,16 +92,16 @@ def _place(earlier: Pair, pair: Pair) -> str:
 def block_folds(same: np.ndarray, folds: int, file: str, *, equal: bool = True) -> np.ndarray:
     """Assigns pairs to folds by their order, for a list that does not name the fold of each pair.
 
-    Fold k has the k-th part of the same pairs, and the k-th part of the different pairs. If a list
-    is written fold by fold, these are its own folds. If it has all same pairs first, each fold
-    still gets same and different pairs.
+    The same pairs are cut into `folds` parts, and so are the different pairs. Fold k has part k of
+    both. If a list is written fold by fold, the result is its own folds. If it has all same pairs
+    first, each fold still gets same and different pairs.
 
     Args:
       same: [pairs] bool, True where both images show one person.
       folds: number of folds.
       file: name of the file, for the error message.
       equal: whether the numbers of same and of different pairs must be multiples of the number of
-        folds, as in published lists. Otherwise folds may differ by one pair.
+        folds, as in published lists. If False, parts may differ in size by one pair.
 
     Returns:
       [pairs] int64, the fold of each pair, from 0.

@@ -16,10 +16,10 @@ SIMILARITY_STEPS = {
 
 @dataclass(frozen=True)
 class PairRules:
-    """The rules by which a pair of images is decided to be "same" or "different".
+    """The rules by which a pair of images is called "same" or "different".
 
-    Pairs are in folds, which are held out one after the other. Mean, PCA and threshold are fitted
-    on the pairs of the other folds.
+    Each pair is in one fold. For the pairs of a fold, mean, PCA and threshold are fitted on the
+    pairs of the other folds.
 
     Raises:
       ValueError: the similarity or the threshold rule is unknown, or the threshold is "grid" and
@@ -31,7 +31,7 @@ class PairRules:
     it is subtracted in any case."""
     pca: float | int | None = None
     """PCA that is fitted on the other folds' images, without whitening. A float in (0, 1) is the
-    share of variance to keep, and an int is the number of dimensions to keep. None computes no
+    share of variance to keep, and an int is the number of dimensions to keep. With None there is no
     PCA."""
     similarity: Literal["cosine", "euclidean", "squared"] = "cosine"
     """Similarity of two features at unit length: the cosine, the negative Euclidean distance, or
@@ -40,10 +40,10 @@ class PairRules:
     threshold: Literal["accuracy", "accuracy-mean", "svm", "grid"] = "accuracy"
     """Name of the rule that fits the threshold on the other folds:
 
-    - "accuracy" takes the threshold of highest accuracy, the median of equally good ones;
-    - "accuracy-mean" takes the mean of equally good ones, as SphereFace's code does;
-    - "svm" takes the score at which the decision of a linear SVM changes its sign;
-    - "grid" takes the best of the squared distances 0, 0.01, ..., 3.99, as insightface's code does.
+    - "accuracy": the threshold of highest accuracy, or the median of equally good ones;
+    - "accuracy-mean": the mean of equally good ones, as SphereFace's code does;
+    - "svm": the score at which the decision of a linear SVM changes its sign;
+    - "grid": the best of the squared distances 0, 0.01, ..., 3.99, as in insightface's code.
     """
 
     def __post_init__(self) -> None:
@@ -63,7 +63,7 @@ class PairRules:
 
         Args:
           fits: for each tested fold, number of images that mean and PCA were fitted on.
-          dims: for each tested fold, number of dimensions that PCA kept.
+          dims: for each tested fold, number of dimensions that PCA kept; not used without PCA.
           dim: number of dimensions of the features before PCA.
         """
         of = f"the {span(fits)} images of the other folds' pairs (duplicates kept)"

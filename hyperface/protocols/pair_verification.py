@@ -50,16 +50,17 @@ PAIR_FARS = (0.01, 0.001)
 
 
 class PairResult(NamedTuple):
-    """The result of verification on a list of pairs: accuracies, scores and the procedure."""
+    """The result of verification on a list of image pairs: accuracies, scores and rules."""
 
     folds: FoldAccuracy
     """Accuracy and threshold of each tested fold, their mean and its standard error."""
     scores: np.ndarray
-    """[pairs] similarity of each pair when its fold was held out; nan where it never was."""
+    """[pairs] similarity of each pair when its fold was tested; NaN if its fold was not tested."""
     dims: np.ndarray
-    """[tested folds] number of dimensions that are compared: those that PCA keeps, or all."""
+    """[tested folds] number of dimensions of the compared features: those that PCA keeps, or all
+    without PCA."""
     rules: PairRules
-    """The rules by which the pairs were decided."""
+    """The rules by which each pair was called "same" or "different"."""
     steps: tuple[str, ...]
     """A description of the computation, one sentence per step."""
 
@@ -77,9 +78,9 @@ def verify_pairs(
 ) -> PairResult:
     """Computes the accuracy on each fold, with all fitting on the other folds, as LFW requires.
 
-    Mean, PCA and threshold are fitted on the images of all pairs in the other folds. As in
-    NormFace's released code, an image in two pairs counts twice. In the accuracy of a fold, same
-    and different pairs weigh equally.
+    Mean, PCA and threshold are fitted on the images of all pairs in the other folds. An image in
+    two pairs counts twice, as in the code that the NormFace authors published. The accuracy of a
+    fold is the mean of two shares: correct same pairs, and correct different pairs.
 
     Args:
       features: [images, dim] of any norm, already merged with those of the mirror images.
@@ -87,15 +88,17 @@ def verify_pairs(
       second: [pairs] position of the other image.
       same: [pairs] bool, True where both images show one person.
       fold: [pairs] fold id.
-      rules: the rules that decide pairs; `PRESETS` contains the published ones.
-      tested: ids of the folds that are held out in turn; by default all. LFW's View 1 has two
-        folds, of which only the test list is held out.
+      rules: the rules by which a pair is called "same" or "different". `pair_rules.PRESETS` has
+        those of published papers and codes.
+      tested: ids of the folds whose accuracy is computed; None means all. LFW's View 1 is scored
+        with two folds, of which only the test list is tested.
       progress: called with (number of finished folds, number of all tested folds).
 
     Raises:
       ValueError: a feature is zero or not finite, or all features are equal; lengths differ; a
-        position does not exist; a fold has no same or no different pairs; or the rules ask for more
-        PCA dimensions than features or images have.
+        position does not exist; there are fewer than two folds; a tested fold does not exist; a
+        tested fold or all other folds together have no same or no different pairs; or the rules
+        ask for more PCA dimensions than features or images have.
 
     Example:
       >>> features = np.array([[2.0, 0.0], [3.0, 0.1], [0.0, 1.0], [0.1, 5.0]])
@@ -197,10 +200,11 @@ def score_pairs(
     *,
     tested: Sequence[int] | None = None,
 ) -> Result:
-    """Computes accuracy in folds, EER, AUC and TAR at FAR of a pair list.
+    """Computes the accuracy over folds, EER, AUC and TAR at FAR of a pair list.
 
-    The score of a pair is the score that it had when its fold was held out. EER, AUC and TAR are
-    computed over all tested pairs together.
+    The accuracy of a fold has mean, PCA and threshold from the other folds (`verify_pairs`). EER,
+    AUC and TAR are computed over the pairs of all tested folds together. For these, the score of a
+    pair is its similarity when its own fold is tested.
 
     Args:
       name: name of the protocol.
@@ -208,11 +212,12 @@ def score_pairs(
       pairs: the list of pairs.
       settings: the options, of which `rules`, `pca`, `bootstrap`, `grouping` and `progress` are
         used. `bootstrap` resamples people, and so needs image names of the form person/file.
-      tested: ids of the folds that are held out in turn; by default all.
+      tested: ids of the folds that are tested; None means all.
 
     Raises:
-      InputError: an image has no feature, a name does not tell the person although `bootstrap` is
-        set, or an image has no group although `grouping` is set.
+      InputError: an image has no feature; `bootstrap` is set and an image's name has no slash; or
+        `grouping` is set and does not fit the images (`score_groups`), for example if an image has
+        no group.
       ValueError: a feature is zero or not finite, a fold has no same or no different pairs, or the
         rules ask for more PCA dimensions than there are.
     """
@@ -339,10 +344,10 @@ def common_thresholds(scores: np.ndarray, same: np.ndarray) -> dict[float, float
 
 
 def interval_steps(draws: int) -> tuple[str, ...]:
-    """Returns a sentence that describes confidence intervals, for the procedure in a result.
+    """Returns a tuple with one sentence that describes confidence intervals, for `Result.steps`.
 
     Args:
-      draws: number of bootstrap resamples of people; 0 gives an empty tuple.
+      draws: number of bootstrap resamples of people. With 0 the tuple is empty.
     """
     return (f"intervals: 95 % of {draws:,} resamples of people",) if draws else ()
 
@@ -354,8 +359,8 @@ def rate_labels(rates: PairRates, of: str = "") -> dict[str, str]:
     "TAR at FAR 0.1 %". The label of a TAR ends with a note if there are too few pairs for its FAR.
 
     Args:
-      rates: the rates, whose false accept rates are labelled.
-      of: text that is added to the label of each TAR, such as the pairs that it is measured on.
+      rates: the rates. The false accept rates in them become labels.
+      of: text that is added to the label of each TAR, such as ", all splits' pairs together".
     """
     names = {"eer": "EER", "auc": "AUC"}
     for far in rates.fars:

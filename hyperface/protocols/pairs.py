@@ -24,33 +24,35 @@ _SAME = {"1": True, "0": False, "-1": False}
 def read_pairs(
     path: Path | str, folds: int | None = None, *, repeats: bool = False, equal: bool = True
 ) -> PairList:
-    """Reads a pair list. The suffix of the file's name and its first line tell which form it has:
+    """Reads a pair list in one of these forms, recognised by the file's suffix and first line:
 
     - "a.jpg b.jpg 1" or "1 a.jpg b.jpg", with 0 or -1 for different people: the text lists of
       AgeDB-30 and the `_ann.txt` lists. Fields are separated by tabs or commas where the first line
       has one, else by blanks.
     - `first,second,same` or `first,second,same,fold`: a CSV file with this header; folds from 0.
     - "a.jpg 3" and "b.jpg 3": `pairs_CALFW.txt` and `pairs_CPLFW.txt`, two lines per pair. 0
-      stands for different people. For one person CALFW gives the fold, counted from 1, and CPLFW
-      always gives 1.
+      means different people. For one person, the number in CALFW is the fold, counted from 1, and
+      in CPLFW it is always 1.
     - `.mat`: AgeDB's own protocol, as `read_agedb` reads it.
 
     Args:
       path: the file.
-      folds: number of folds, for a file that does not name the fold of each pair. Fold k then has
-        the k-th part of the same pairs and of the different pairs (`block_folds`). CALFW names the
-        folds of its same pairs only. None takes 10; if `equal` is False, it takes fewer if there
-        are fewer than 10 same or 10 different pairs.
-      repeats: whether a pair may be listed more than once. If not, a repeated pair is an error.
-      equal: whether all folds must have the same number of pairs, as in published lists.
+      folds: number of folds, for a file that does not name the fold of each pair. The same pairs
+        are cut into this number of parts in the file's order, and so are the different pairs; fold
+        k has part k of both. (CALFW names the folds of its same pairs only.) None means 10. If
+        `equal` is False and there are fewer same or different pairs, None means their number.
+      repeats: True allows a pair to be listed more than once; all of its copies are returned. False
+        raises an error for a repeated pair.
+      equal: whether all folds must have the same number of pairs, as in published lists. If False,
+        folds may differ by one pair of each kind.
 
     Returns:
       The pairs in the file's order.
 
     Raises:
-      InputError: a line breaks the form, repeats a pair, gives it another label or has an image
-        twice, and the message names the line; a number of folds is given for a file that names
-        folds; or the pairs cannot be split into so many folds.
+      InputError: a line breaks the form, has one image twice, gives a pair another label, or
+        repeats a pair although `repeats` is False, and the message names the line; a number of
+        folds is given for a file that names folds; or the pairs cannot be split into so many folds.
 
     References:
       Moschoglou et al.: AgeDB, CVPRW 2017. Zheng, Deng, Hu: Cross-Age LFW, 2017. Zheng, Deng:

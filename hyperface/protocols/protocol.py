@@ -47,45 +47,46 @@ class Settings:
 
     rules: PairRules | None = None
     """Rules that decide whether a pair of images or videos shows one person: what is subtracted,
-    the similarity, and how the threshold is fitted. None takes the protocol's default: the preset
-    "plain" for CFP, and "normface" for other pair lists and videos. The command's option is
-    --preset."""
+    the similarity, and how the threshold is fitted. None means the protocol's
+    default in `pair_rules.PRESETS`: "plain" for CFP, and "normface" for other lists of pairs. The
+    command's option is --preset."""
     pca: float | int | None = None
-    """Share of the variance in (0, 1), or number of dimensions, that PCA keeps on pair lists. It
-    replaces the `pca` of the rules; 0 means no PCA, and None keeps the `pca` of the rules."""
+    """PCA for lists of image pairs: the share of variance in (0, 1), or the number of dimensions,
+    to keep. It replaces the `pca` of the rules. 0 means no PCA; None leaves the rules as they
+    are."""
     bootstrap: int | None = None
-    """Number of bootstrap resamples of people, from which intervals are computed; 0 computes no
-    intervals. None takes the protocol's default, which is 0 for pair lists."""
+    """Number of bootstrap resamples of people, from which confidence intervals are computed; 0
+    computes none. None means the protocol's default, which is 0 for pair lists."""
     folds: int | None = None
     """Number of folds into which a user's list of pairs is split if the list does not name the fold
-    of each pair. None takes 10, or fewer if there are fewer same or different pairs."""
+    of each pair. None means 10, or fewer if there are fewer same or different pairs."""
     seed: int = 0
-    """Seed of the protocol `folder`, which splits people into two halves at random, and draws
+    """Seed of the protocol `folder`, which splits people into two halves at random, and chooses
     random samples of pairs."""
     rule: Rule = "blufr"
     """Rule by which the protocol `blufr` turns a false accept rate into a threshold. With N
-    impostor scores, "blufr" takes the k-th highest, where k = FAR N rounded. "strict" takes a
-    threshold just above the (k + 1)-th highest, with k rounded down, so that the measured FAR is
-    never higher."""
+    impostor scores, the threshold of "blufr" is the k-th highest of them, where k = FAR N is
+    rounded. "strict" rounds k down, and sets the threshold just above the (k + 1)-th highest, so
+    that the measured rate is never above FAR."""
     gammas: int | None = None
     """K, the number of terms in Ring loss' fusion of a template pair (`template_scores`). None
-    takes the protocol's default: 8 for IJB-A, 2 for CS3, and no fusion but the cosine of mean
-    features for IJB-B and IJB-C."""
+    means the protocol's default: 8 for IJB-A and 2 for CS3. IJB-B and IJB-C have no fusion by
+    default; the score is then the cosine of mean features."""
     pool_media: bool = False
     """Whether the images of a template that belong to one medium, such as a video, are first
     averaged to one image."""
     template_rule: TemplateRule | None = None
     """insightface's rule that merges the images of a template into one feature, on IJB-B and IJB-C.
-    It replaces `gammas` and `pool_media`. None merges them by those two."""
+    It replaces `gammas` and `pool_media`. With None those two say how images are merged."""
     pairs: Path | None = None
-    """The file that lists the pairs, for the protocol `pairs`; None takes `pairs.csv` in the folder
-    of the data set."""
+    """The file that lists the pairs, for the protocol `pairs`; None means the file `pairs.csv` in
+    the folder of the data set."""
     distractors: Distractors | None = None
     """Features of the distractors, which the protocol `megaface` requires; others ignore them."""
     probe_list: Path | None = None
-    """The file of MegaFace's list of probes; None takes all images as probes."""
+    """The file of MegaFace's list of probes; with None all images are probes."""
     distractor_list: Path | None = None
-    """The file of MegaFace's list of distractors; None takes all distractors."""
+    """The file of MegaFace's list of distractors; with None all are used."""
     noises: tuple[Path, ...] = ()
     """The files of MegaFace's noise lists: images with wrong labels, which are left out."""
     place: Place = jnp.asarray
@@ -106,39 +107,43 @@ class Settings:
             )
 
     def accepted(self, options: frozenset[str]) -> "Settings":
-        """Returns the settings with the defaults in place of those that a protocol does not accept.
+        """Returns a copy in which fields that a protocol does not accept have their defaults.
 
         Args:
-          options: the protocol's `options`.
+          options: names of the accepted options, the field `options` of the protocol. The fields
+            `place` and `progress` are always copied.
         """
         # Every protocol may report its progress and use the devices.
         kept = {"place", "progress", *(_FIELDS.get(option, option) for option in options)}
         return Settings(**{name: getattr(self, name) for name in kept})
 
     def files(self) -> tuple[Path, ...]:
-        """Returns the path of the file of groups, or () without groups.
+        """Returns the paths of files that the settings were read from: that of `grouping`, or ().
 
-        An evaluation records the digest of these files beside those of the protocol's files.
+        An evaluation stores a digest of these files and of the protocol's files in its results.
         """
         return () if self.grouping is None else (Path(self.grouping.file),)
 
     def pair_rules(self, default: str = "normface") -> PairRules:
-        """Returns the rules by which pairs of images are decided.
+        """Returns the rules by which a pair of images is called "same" or "different".
 
-        They are `rules`, with `pca` in place of their own if `pca` is not None.
+        They are the field `rules`. If the field `pca` is not None, it replaces the PCA of these
+        rules.
 
         Args:
-          default: name of the preset in `PRESETS` that is taken if `rules` is None.
+          default: key in `pair_rules.PRESETS` of the rules that are used if `rules` is None.
         """
         rules = self.video_rules(default)
         # 0 asks for no PCA, which the rules express by None.
         return rules if self.pca is None else replace(rules, pca=self.pca or None)
 
     def video_rules(self, default: str = "normface") -> PairRules:
-        """Returns the rules by which pairs of videos are decided: `rules`, whatever `pca` is.
+        """Returns the rules by which a pair of videos is called "same" or "different".
+
+        They are the field `rules`; the field `pca` is not used.
 
         Args:
-          default: name of the preset in `PRESETS` that is taken if `rules` is None.
+          default: key in `pair_rules.PRESETS` of the rules that are used if `rules` is None.
         """
         return self.rules or PRESETS[default]
 
@@ -152,7 +157,7 @@ set or None) -> paths."""
 
 @dataclass(frozen=True)
 class Protocol:
-    """A published way to compare images and to score the comparisons, such as LFW's 6,000 pairs.
+    """A published set of comparisons of images, such as LFW's 6,000 pairs, and how it is scored.
 
     The object names the data set, the files that list the comparisons, the accepted options, and
     the function that computes the scores. `registry.PROTOCOLS` has all protocols by name.
@@ -171,11 +176,11 @@ class Protocol:
     title: str
     """Title in tables and reports."""
     dataset: str | None
-    """Name of the prepared data set whose images are compared. None if there is no such set, and
-    the user has to name one."""
+    """Name of the prepared data set whose images are compared. With None the user has to name a
+    data set."""
     scorer: Scorer
     """Function (protocol's name, features of images with their names, paths of the protocol's
-    files, settings) -> the scores with their procedure."""
+    files, settings) -> the result."""
     file_names: tuple[str, ...] = ()
     """Paths of the files that list the comparisons, relative to the folder of protocol files."""
     options: frozenset[str] = frozenset()
@@ -186,7 +191,7 @@ class Protocol:
     find_files: FindFiles | None = None
     """Function (protocol's name, folder of protocol files, settings, folder of the data set or
     None) -> paths of all files, for a protocol whose files are named by options. It replaces
-    `file_names` and `more_files`; None uses these two."""
+    `file_names` and `more_files`. With None these two name the files."""
     check: Callable[[str, Settings], None] | None = None
     """Function that takes the protocol's name and the settings, and raises InputError if the
     settings do not fit. The evaluation calls it before it computes any features. None if all
@@ -210,7 +215,7 @@ class Protocol:
             there is none.
 
         Returns:
-          The paths, in the order in which `score` takes them.
+          The paths, in the order that `score` expects.
 
         Raises:
           InputError: a file is missing, or a required option does not name a file.

@@ -28,12 +28,12 @@ class Figure(NamedTuple):
     value: float
     """The score."""
     spread: float | None = None
-    """Spread of the score, also as a share, such as its standard error over folds; `Result.spread`
-    names the kind. None if the spread is not known."""
+    """Spread of the score, also as a share, such as its standard error over folds. The field
+    `spread` of `Result` names the kind of spread. None if the spread is not known."""
 
 
 class HardPair(NamedTuple):
-    """A pair of images that was decided wrongly, or only just correctly."""
+    """A pair of images that was classified wrongly, or is near to the threshold."""
 
     first: str
     """Name of one image."""
@@ -44,9 +44,9 @@ class HardPair(NamedTuple):
 
 
 class DecidedPairs(NamedTuple):
-    """Every pair of a list with its score and decision, from which a result can be computed again.
+    """Every pair of a list, with its score and whether it was classified correctly.
 
-    Two networks that decided the same pairs can be compared pair by pair.
+    With these records, two networks that scored the same pairs can be compared pair by pair.
     """
 
     first: np.ndarray
@@ -58,25 +58,25 @@ class DecidedPairs(NamedTuple):
     score: np.ndarray
     """[pairs] similarity, higher for pairs that are more alike."""
     right: np.ndarray
-    """[pairs] bool, whether the pair was decided correctly at the threshold of its fold."""
+    """[pairs] bool, True if the threshold of the pair's fold classifies it correctly."""
 
 
 @dataclass(frozen=True)
 class Result:
-    """The result of one protocol: its scores, and all that reports and records show about them."""
+    """The result of one protocol: its scores, and the data for its plots, tables and JSON files."""
 
     protocol: str
     """Name of the protocol."""
     figures: dict[str, Figure]
     """Label of a score, such as "accuracy" -> the score with its spread."""
     steps: tuple[str, ...]
-    """The procedure: one sentence per step of the computation."""
+    """The text that describes the computation, one sentence per step."""
     spread: str = ""
     """The kind of spread that the scores have, such as "standard error over folds"; "" if they have
     none."""
     intervals: dict[str, tuple[float, float]] = field(default_factory=dict)
-    """Label of a score -> its (lower, upper) limit: 95 % of the bootstrap resamples of people lie
-    between both. Empty if no resamples were drawn."""
+    """Label of a score -> (lower, upper) limit of its 95 % interval: 95 % of the bootstrap
+    resamples of people have a score between both. Empty without resamples."""
     curves: dict[str, Roc] = field(default_factory=dict)
     """Name -> ROC curve. The name is that of the protocol, or for videos that of a rule, such as
     "mean"."""
@@ -84,15 +84,15 @@ class Result:
     """([pairs] similarities, [pairs] bool, True where both images show one person), for a
     histogram. None if the protocol has no single list of image pairs."""
     ranks: np.ndarray | None = None
-    """[max_rank] cumulative match characteristic: share of searches whose mate has rank 1, at most
-    2, and so on. None if the protocol does not search."""
+    """[max_rank] cumulative match characteristic: element r - 1 is the share of searches whose mate
+    (the image of the same person) has at most rank r. None if the protocol does not search."""
     false_accepts: Sequence[HardPair] = ()
     """At most 20 pairs of different people with the highest scores, the highest first."""
     false_rejects: Sequence[HardPair] = ()
     """At most 20 pairs of one person with the lowest scores, the lowest first."""
     pairs: DecidedPairs | None = None
-    """Every pair with its decision. None if the protocol has no list of image pairs, or if the
-    scores are means over several checkpoints."""
+    """Every pair with its score. None if the protocol has no list of image pairs, or if the scores
+    are means over several checkpoints."""
     calibration: Calibration | None = None
     """Thresholds and probabilities for new pairs; None if the protocol does not fit them."""
     quality: NormQuality | None = None
@@ -168,11 +168,12 @@ def _curve(curve: Roc) -> dict[str, list[float]]:
 def pair_counts(*same: np.ndarray) -> dict[str, int | list[int]]:
     """Returns the numbers of pairs under the keys "same pairs" and "different pairs".
 
-    This is the form of `Result.counts`: for one split the values are numbers, and for several
-    splits they are lists of one number per split.
+    It has the form of `Result.counts`. With one array the values are numbers, and with several
+    arrays they are lists of one number per array.
 
     Args:
-      same: for each split, [pairs] bool, True where both images show one person.
+      same: one array per split (part of the protocol): [pairs] bool, True where both images show
+        one person.
     """
     kinds = {"same pairs": [int(np.sum(one)) for one in same]}
     kinds["different pairs"] = [int(np.sum(~one)) for one in same]
@@ -237,10 +238,10 @@ def hardest_rows(scores: np.ndarray, same: np.ndarray) -> tuple[np.ndarray, np.n
 def over_snapshots(results: Sequence[Result]) -> Result:
     """Averages the scores of one protocol over several checkpoints, and adds their spread.
 
-    The spread is the standard deviation over checkpoints. Curves, hardest pairs, groups and feature
-    norms are those of the last checkpoint; decided pairs, intervals and the calibration are left
-    out. If a sentence of the procedure differs between checkpoints, it states to which checkpoint
-    it belongs.
+    The spread is the standard deviation over checkpoints. The fields `pairs`, `intervals` and
+    `calibration` are left out, and other fields such as `curves` and `groups` are those of the last
+    checkpoint. A sentence of `steps` that is not the same for all checkpoints begins with the
+    number of its checkpoint, such as "snapshot 1: ".
 
     Args:
       results: one result per checkpoint, in the order of the checkpoints.

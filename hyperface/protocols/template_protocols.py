@@ -44,18 +44,19 @@ def score_templates(
 ) -> Result:
     """Scores verification (1:1) of template pairs: mean TAR over the splits, and its spread.
 
-    A template is a set of images of one person.
+    A template is a set of images of one person. A split is one of the protocol's repetitions, with
+    templates and pairs of its own; IJB-A has ten, and IJB-B and IJB-C have one.
 
     Args:
       name: name of the protocol.
       named: the features of the templates' images, under the names that `face_names` returns.
       splits: for each split, (its templates, the pairs that are compared).
-      gammas: K, the number of terms in the fusion of `template_scores`; None takes the cosine of
-        the templates' mean features.
+      gammas: K, the number of terms in the fusion of `template_scores`; with None the score
+        is the cosine of the templates' mean features.
       pool_media: whether the images of a template that belong to one medium, such as a video, are
         first averaged to one image.
       rule: insightface's rule that merges the images of a template into one feature; `gammas` must
-        then be None and `pool_media` False. None merges by these two.
+        then be None and `pool_media` False. With None these two say how images are merged.
       detector: name of an image -> score that the face detector gave its face. Needed only if
         `rule` weights images by it.
       progress: called with (number of finished parts, number of all parts).
@@ -112,7 +113,7 @@ def score_templates(
 
 
 def face_names(lists: Sequence[Templates]) -> list[list[str]]:
-    """Returns, for each list, [images] names under which the features of its images are looked up.
+    """Returns, for each list, [images] names by which the features of its faces are found.
 
     If the lists name one person in an image, its face has the image's name. If they name several,
     as in a group photograph of IJB-A, the image has a face per person: the face of person 12 in
@@ -198,20 +199,21 @@ def score_search(
 ) -> Result:
     """Scores the search of probe templates in a gallery (1:N): identification rates and DIR.
 
-    A template is a set of images of one person. Each score is a mean over the splits, with its
-    spread. The detection and identification rate (DIR) is reported at FAR 1 and 10 %, if there are
-    enough probes without a mate in the gallery.
+    A template is a set of images of one person. A split is a gallery with the probes that are
+    searched in it; IJB-A has ten, and IJB-B and IJB-C have two. Each score is a mean over the
+    splits, with its spread. The detection and identification rate (DIR) is reported at the FARs
+    0.01 and 0.1, if there are enough probes without a mate in the gallery.
 
     Args:
       name: name of the protocol.
       named: the features of the templates' images, under the names that `face_names` returns.
       splits: for each split, (gallery templates, probe templates), both with people.
-      gammas: K, the number of terms in the fusion of `template_scores`; None takes the cosine of
-        the templates' mean features.
+      gammas: K, the number of terms in the fusion of `template_scores`; with None the score
+        is the cosine of the templates' mean features.
       pool_media: whether the images of a template that belong to one medium, such as a video, are
         first averaged to one image.
       rule: insightface's rule that merges the images of a template into one feature; `gammas` must
-        then be None and `pool_media` False. None merges by these two.
+        then be None and `pool_media` False. With None these two say how images are merged.
       detector: name of an image -> score that the face detector gave its face. Needed only if
         `rule` weights images by it.
       progress: called with (number of finished parts, number of all parts).

@@ -12,23 +12,24 @@ from hyperface.protocols.templates import GroupedTemplates, sum_media
 class TemplateRule(NamedTuple):
     """A rule of the insightface project, which merges a template's images into one feature.
 
-    A template is a set of images of one person; a medium is a photo or a video, whose frames are
-    images. The rule weights the images' features, averages them within each medium, sums the means
-    of the template's media, and scales the sum to unit length. The mean of a medium is not scaled.
-    So a medium weighs less if its images differ, or if their features are short.
+    A template is a set of images of one person. A medium is a photo or a video, and the frames of a
+    video are images. The rule weights the features of the images, and averages them within each
+    medium. The sum of these means over the template's media is scaled to unit length. The means
+    themselves are not scaled: a medium weighs less if its images differ, or their features are
+    short.
     """
 
     name: str
     """Name by which users choose the rule, a key of `TEMPLATE_RULES`."""
     norms: bool
-    """True: features enter with the length that the network gave them, so that an image with a
-    longer feature weighs more. False: each feature is scaled to unit length first."""
+    """True: features keep their length, so that an image with a longer feature weighs more. False:
+    each feature is scaled to unit length first."""
     detector: bool
     """True: each feature is multiplied by the score that the face detector gave the image's face.
     Such a rule needs detection scores. False: no detection scores are used."""
 
     def step(self) -> str:
-        """Returns a sentence that describes the rule, for the procedure in a protocol's result."""
+        """Returns a sentence that describes the rule, for the `steps` of a protocol's result."""
         weights = ["the norms of their features"] * self.norms
         weights += ["the scores of the face detector"] * self.detector
         weigh = f"weigh by {' and by '.join(weights)}" if weights else "are scaled to unit length"

@@ -30,8 +30,8 @@ class GroupedTemplates(NamedTuple):
     """Features of images, grouped by template. A template is a set of images of one person."""
 
     features: np.ndarray
-    """[images, dim] features of unit length; the images of a template are adjacent rows. A row may
-    also stand for several images that were merged, such as the frames of a video."""
+    """[images, dim] features of unit length; the images of a template are adjacent rows. A row
+    may be the mean of several images, such as the frames of a video."""
     ids: np.ndarray
     """[templates] ids of the templates, in rising order."""
     starts: np.ndarray
@@ -49,11 +49,12 @@ class GroupedTemplates(NamedTuple):
 
 
 def score_step(gammas: int | None, *, merged: bool) -> str:
-    """Returns the sentence of the procedure on the score of two templates.
+    """Returns a sentence that describes the score of two templates, for the `steps` of a result.
 
     Args:
-      gammas: K, as in `template_scores`.
-      merged: as in `GroupedTemplates`.
+      gammas: K, the number of terms in the fusion of `template_scores`; None for the cosine.
+      merged: whether a `TemplateRule` has merged each template into one feature. If so, the
+        sentence does not speak of mean features.
     """
     if gammas is not None:
         return f"score is the sum over gamma = 1..{gammas} of softmax(gamma s)-weighted cosines s"
@@ -66,8 +67,8 @@ def group_templates(
     """Groups images by template, and merges the images of each medium if `media` is given.
 
     Args:
-      features: [images, dim] of any norm, in any order. Give an image twice if it is in two
-        templates.
+      features: [images, dim] of any norm, in any order. An image that is in two templates must be
+        in the array twice.
       template: [images] id of the template that each image belongs to.
       media: [images] id of the medium (a photo or a video) of each image; frames of one video share
         it. Each medium of a template then counts as one image, whose feature is the mean of its
@@ -91,15 +92,15 @@ def group_templates(
 def sum_media(
     features: np.ndarray, template: np.ndarray, media: np.ndarray | None
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Sums the images of each medium; a medium counts separately in each of its templates.
+    """Sums the features of each medium (photo or video), separately for each of its templates.
 
     Args:
       features: [images, dim] in any order.
-      template: [images] template id.
-      media: [images] media id; None makes each image its own medium.
+      template: [images] id of the template that each image belongs to.
+      media: [images] id of the medium of each image. With None each image is a medium of its own.
 
     Returns:
-      ([media, dim] sums, [media] numbers of images, [media] template ids in rising order).
+      (sums [media, dim], numbers of images [media], template ids [media] in rising order).
 
     Raises:
       ValueError: lengths differ.
@@ -142,19 +143,20 @@ def template_scores(
     gammas: int | None = 8,
     progress: Progress | None = None,
 ) -> np.ndarray:
-    """Computes the scores of pairs of templates by Ring loss' fusion of their images' cosines s.
+    """Computes the score S of each pair of templates (sets of images) by Ring loss' fusion.
 
-        S = sum_{g = 1..K} sum s exp(g s) / sum exp(g s)
+        S = sum_{g = 1..K} (sum_s s exp(g s) / sum_s exp(g s))
 
-    The sums are over all pairs of an image of one template and an image of the other. All
-    exponents are shifted by -g, so that no weight exceeds 1. A pair of single images scores K s.
+    s is the cosine of an image of one template and an image of the other; sum_s is over all such
+    pairs of images. All exponents are shifted by -g, so that no weight exceeds 1. Two templates of
+    one image each have the score K s.
 
     Args:
       templates: as `group_templates` returns them.
       first: [pairs] id of one template.
       second: [pairs] id of the other template.
-      gammas: K, the number of terms; the paper has 8 for IJB-A and 2 for Janus CS3. None computes
-        no fusion but the cosine of the templates' mean features, the usual alternative.
+      gammas: K, the number of terms. The paper has 8 for IJB-A and 2 for Janus CS3. With None the
+        score is the cosine of the templates' mean features instead.
       progress: called with (number of finished pairs, number of all pairs).
 
     Returns:
@@ -249,8 +251,8 @@ def verify_templates(
       first: [pairs] id of one template.
       second: [pairs] id of the other template.
       same: [pairs] bool, True where both templates show one person.
-      split: [pairs] id of the split that each pair belongs to. Each split has its own thresholds.
-        Equal ids for all pairs give the rates of all pairs together.
+      split: [pairs] id of the split (part of the protocol) of each pair. Each split has its own
+        thresholds. Give all pairs the same id to compute the rates of all pairs together.
       gammas: K, the number of terms in the fusion of `template_scores`; None for the cosine of the
         templates' mean features.
       fars: false accept rates in [0, 1].

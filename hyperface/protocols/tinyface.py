@@ -39,9 +39,10 @@ class ImagesOfPeople(NamedTuple):
 
 
 class Searches(NamedTuple):
-    """Outcomes of the search of each probe in a gallery with at least one image of its person.
+    """Outcomes of the search of each probe in a gallery.
 
-    These images are the mates of the probe.
+    The images in the gallery that show the probe's person are the mates of the probe. Each probe
+    has at least one.
     """
 
     ranks: np.ndarray
@@ -49,7 +50,7 @@ class Searches(NamedTuple):
     that score at least as high."""
     average_precision: np.ndarray
     """[probes] average precision over the probe's mates: the area under precision over recall by
-    trapezoids, as in the released evaluation code."""
+    trapezoids, as in the evaluation code that the TinyFace authors published."""
 
 
 def read_tinyface_list(path: Path | str, kind: str, folder: str) -> ImagesOfPeople:

@@ -119,9 +119,9 @@ def _score_halves(
 def half_pairs(people: Sequence[str]) -> PairList:
     """Returns a same pair and a different pair per person, in ten folds of people.
 
-    Each person has two videos, which have the names person/0 and person/1 and are the same pair.
-    The different pair has the first video of the person and the second video of another person in
-    the same fold. Folds are drawn at random, but are the same in every run.
+    Each person has two videos, named PERSON/0 and PERSON/1. These two are the same pair. The
+    different pair is the first video of the person and the second video of another person in the
+    same fold. People are put into folds at random, but in the same way in every run.
 
     Args:
       people: names of the people, at least 20, so that each fold has two.

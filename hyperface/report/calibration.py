@@ -15,12 +15,13 @@ from hyperface.report.tables import Table, percent
 def threshold_table(title: str, found: Calibration) -> Table:
     """Returns the table of thresholds and their measured rates, one row per requested error rate.
 
-    A row has the similarity from which pairs are called "same", the similarity up to which they are
-    called "different", and the rates that these thresholds have on other people.
+    A row has two thresholds: a pair is called "same" if its similarity is at least the first, and
+    "different" if it is at most the second. The row also has the rates that these thresholds have
+    on people to whom they were not fitted.
 
     Args:
       title: title of the protocol, which begins the title of the table.
-      found: the calibration. Rates that were not measured give empty cells.
+      found: the calibration. The cell of a rate that was not measured is empty.
     """
     # Without resamples no point has limits, and the column would be empty.
     with_limits = any(point.measured_far_low is not None for point in found.points)
@@ -77,7 +78,7 @@ def probability_table(title: str, found: Calibration) -> Table:
 
     Args:
       title: title of the protocol, which begins the title of the table.
-      found: the calibration, whose `quality` has the measured numbers. Without measured quality the
+      found: the calibration, whose field `quality` has the measured numbers. If this is empty, the
         table has no rows.
     """
     rows = [
@@ -100,8 +101,8 @@ def probability_table(title: str, found: Calibration) -> Table:
 def reliability_diagram(quality: Mapping[str, Quality]) -> Figure:
     """Draws the observed share of same pairs against the stated probability of one person.
 
-    Pairs are put into bins by their stated probability. Each bin is a point, whose area grows with
-    the share of pairs in the bin.
+    The stated probability is the one that the calibration computes. Pairs are put into bins by it.
+    Each bin is a point, whose area grows with the share of pairs in the bin.
 
     Args:
       quality: way to turn a cosine into a probability, such as "logistic" -> its measured quality.

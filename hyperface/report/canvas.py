@@ -51,8 +51,8 @@ def panels(
 
     Args:
       rows: number of rows of axes.
-      columns: number of axes per row. The figure is never wider than two axes, so that more than
-        two are narrower.
+      columns: number of axes per row. The figure has the width of one or two full axes. More than
+        two axes per row share the width of two.
       height: height of the whole figure in inches.
       share: whether all axes have the same limits in x and in y.
     """
@@ -75,7 +75,7 @@ def line_styles(named: Mapping[str, object]) -> list[Style]:
     lines in different colours, which repeat after eight names.
 
     Args:
-      named: a mapping whose keys are the names; its values are not used.
+      named: a mapping whose keys are the names of curves. Its values are not used.
     """
     colours = cycle(COLOURS)
     return [
@@ -85,10 +85,10 @@ def line_styles(named: Mapping[str, object]) -> list[Style]:
 
 
 def legend_below(figure: Figure, columns: int) -> None:
-    """Adds one legend below all panels of a figure; it has each label of any panel once.
+    """Adds one legend below all panels of a figure. It has every label of the panels, each once.
 
     Args:
-      figure: the figure. Without labels it gets no legend.
+      figure: the figure. If nothing in it has a label, no legend is added.
       columns: largest number of labels side by side.
     """
     drawn = [axes.get_legend_handles_labels() for axes in figure.axes]

@@ -28,8 +28,8 @@ class Card:
     license: str | None = None
     """Licence of the weights, by the name that model hubs use; None if it is not known."""
     init_from: str | None = None
-    """The network from which the training started; None for random weights. If the export is of a
-    weight file and not of a run, it is this file."""
+    """The weights from which the training started; None for random weights. If a weight file was
+    exported, and not a run, this is the weight file."""
     experiment: Mapping[str, Any] | None = None
     """The configuration of the run, as a dictionary; None if a weight file was exported."""
     protocols: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)

@@ -59,7 +59,7 @@ def write_distances(
     Args:
       folder: folder that receives both files.
       images: the images of the data set.
-      distances: squared distances of images and people, in the order of `images`.
+      distances: squared distances per image, in the order of `images`, and per person.
       cleaning: the thresholds, and the people (classes) that are dropped.
     """
     # Images of dropped classes are gone, whatever their own distances are.
@@ -95,7 +95,7 @@ def write_dropped(
     Args:
       path: path of the CSV file.
       images: the images of the data set.
-      distances: squared distances of images and of classes (people), in the order of `images`.
+      distances: squared distances per image, in the order of `images`, and per class (person).
       cleaning: the images to keep, the dropped classes, and the thresholds.
       overlap: labels of the people who are in another data set too.
     """
@@ -121,16 +121,17 @@ def write_overlap(
 ) -> None:
     """Writes the pairs of people who seem to be in a training set and in an evaluation set.
 
-    `overlap.csv` has one line per pair of people, with their most similar images. `overlap.png`
-    shows these images of the first 40 pairs; it is not written if there are no pairs.
+    `overlap.csv` has one line per pair of people, with the two images of them that are most
+    similar. `overlap.png` shows these images of the first 40 pairs. It is not written if there are
+    no pairs.
 
     Args:
       folder: folder that receives both files.
       images: the training set, shown on the left.
       others: the evaluation set.
       pairs: pairs of a training person and an evaluation person, as `similar_people` returns them.
-      named: pairs (label in the training set, label in the evaluation set) that were found by equal
-        names. Other pairs are marked as found by their features.
+      named: pairs (label in the training set, label in the evaluation set) of people with equal
+        names. In both files these are marked "name", and all other pairs "features".
     """
     people, other_people = images.people(), others.people()
     rows = []

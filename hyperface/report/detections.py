@@ -37,12 +37,12 @@ class _Line(NamedTuple):
 def detection_sheet(source: Source, aligner: Aligner) -> Image.Image | None:
     """Draws photos with the box and landmarks of the chosen face, beside the aligned crops.
 
-    The sheet is for a check of the detector by eye. It has at most 10 photos without a face, then
-    the 20 of which the detector was least sure, then 20 drawn at random. Photos that cannot be read
-    are left out.
+    The sheet lets a person check the detector by eye. It has at most 10 photos without a face, then
+    the 20 photos with the lowest scores of the detector, then 20 photos chosen at random. Photos
+    that cannot be read are left out.
 
     Args:
-      source: the photos, whose names are those in the landmarks file.
+      source: the photos. They have the names that are in the landmarks file.
       aligner: the object that cuts the aligned crops out of the photos. `aligner.path` is the CSV
         file of landmarks, boxes and scores that `find_landmarks` wrote.
 

@@ -12,7 +12,7 @@ from hyperface.report.tables import Table
 
 
 class Drawn(NamedTuple):
-    """A matplotlib figure with its caption, which is not saved yet."""
+    """A matplotlib figure that is not saved to a file yet, with its caption."""
 
     caption: str
     """Text that is shown below the figure."""
@@ -21,9 +21,9 @@ class Drawn(NamedTuple):
 
 
 class Draft(NamedTuple):
-    """A section of a page whose figures are not saved yet.
+    """A section of a page whose figures are not saved to files yet.
 
-    A command logs the tables first and writes afterwards, so that a full disk costs no result.
+    A command can log the tables before anything is written, so that a full disk loses no result.
     """
 
     title: str

@@ -89,8 +89,8 @@ def bands(
     """Draws one mean curve per label, with a band around it or with the single curves behind it.
 
     Args:
-      lines: label -> (x [points], y [points], half the height of the band [points]). The band is
-        cut at 0, since y is a share.
+      lines: label -> (x [points], y [points], half the height of the band [points]). y is a share,
+        so the part of a band below 0 is not drawn.
       title: title of the axes.
       xlabel: quantity on the x axis.
       ylabel: quantity on the y axis.
@@ -124,15 +124,15 @@ def scatter_panels(
 ) -> Figure:
     """Draws repeated measurements against one quantity per panel, on logarithmic x axes.
 
-    Lines are means over the repetitions, and bars are sample standard deviations. A point is left
-    out if one of its repetitions is not finite. All panels share the y axis.
+    Each line connects the means over the repetitions, and bars are sample standard deviations. A
+    point is left out if the value of one repetition is not finite. All panels share the y axis.
 
     Args:
-      panels: quantity on a panel's x axis -> label of a line -> (x [points] above 0, y [points,
-        repetitions] with at least two repetitions).
+      panels: quantity on a panel's x axis -> label of a line -> (x [points], y [points,
+        repetitions]). x is above 0, and there are at least two repetitions.
       ylabel: quantity on the y axis.
-      marks: label -> y of a horizontal line across each panel. The first three lines have dashes
-        of their own, which then repeat. None draws no such line.
+      marks: label -> y of a horizontal line across each panel. There are three styles of dashes,
+        which repeat from the fourth line on. None draws no such line.
     """
     figure, every = canvas.panels(1, len(panels))
     for axes, (xlabel, lines) in zip(every, panels.items(), strict=True):
@@ -160,7 +160,8 @@ def planes(
 
     Args:
       panels: title of a plane -> its groups of points, one colour per group; at least one plane.
-      lines: title of a plane -> lines and arrows on it; None draws none.
+      lines: title of a plane -> lines and arrows on it. A plane that is not in the dict has none;
+        None means no lines at all.
       circle: radius of a circle around the origin of each plane; None draws no circle.
     """
     figure, every = canvas.panels(1, len(panels), share=True)
@@ -211,12 +212,12 @@ def _draw_line(axes: Axes, line: Line) -> None:
 
 
 def bars(values: Mapping[str, np.ndarray], *, title: str, xlabel: str, ylabel: str) -> Figure:
-    """Draws one group of bars per class, with one bar per label.
+    """Draws bars in groups: one group per class, and in each group one bar per label.
 
     Args:
       values: label in the legend -> [classes] heights of its bars; at least one label.
       title: title of the axes.
-      xlabel: what a class is; the classes are numbered from 0 on the x axis.
+      xlabel: label of the x axis, on which the classes are numbered from 0.
       ylabel: quantity on the y axis.
     """
     figure, (axes,) = canvas.panels()

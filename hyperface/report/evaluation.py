@@ -21,7 +21,7 @@ from hyperface.report.tables import Table, percent
 
 
 def protocol_table(title: str, scored: Result) -> Table:
-    """Returns the table of one protocol, one row per score, with the procedure as its note.
+    """Returns the table of one protocol, one row per score. `Result.steps` are the note below it.
 
     Args:
       title: title of the table.
@@ -46,9 +46,9 @@ def protocol_tables(
 ) -> list[Table]:
     """Returns the tables of all protocols.
 
-    The scores of a protocol are followed by its tables of thresholds, probabilities, feature norms
-    and groups, if it has them. If protocols differ in their area factor, the last table compares
-    the feature norms at these resolutions.
+    After the scores of a protocol come its tables of thresholds, probabilities, feature norms and
+    groups, if the result has these data. If the factors in `areas` of protocols with measured norms
+    differ, the last table compares the feature norms at these resolutions.
 
     Args:
       titles: name of a protocol -> its title.
@@ -94,8 +94,9 @@ def write_evaluation(
 ) -> None:
     """Writes the results of an evaluation into a folder.
 
-    The files are `evaluation.json` with all scores, the page `evaluation.html`, its figures, and
-    one file per protocol with every pair and its decision, if the protocol scores a list of pairs.
+    The files are `evaluation.json` with all scores, the page `evaluation.html`, and its figures. A
+    protocol that scores a list of pairs also has a file with the score of each pair, and whether it
+    was classified correctly.
     If the folder is inside the run's folder, the page of the run then links to the evaluation.
 
     Args:
@@ -104,12 +105,12 @@ def write_evaluation(
       scored: name of a protocol -> its result.
       titles: name of a protocol -> its title.
       pixels: name of a protocol -> function that takes an image's name and returns its pixels
-        [height, width, 1 or 3] uint8. A protocol whose images are not available is left out.
+        [height, width, 1 or 3] uint8. The page shows no images of protocols that are not in it.
       sweeps: label of a curve -> area factor -> score, for the plot of scores against resolution;
         empty if no images of reduced resolution were scored.
       areas: name of a protocol -> the factor by which the area of its images was reduced before
         they were scored; 1 for images of full resolution.
-      command: the command that ran the evaluation; "" from Python.
+      command: the command that ran the evaluation; "" if it was run from Python.
       settings: settings and versions, which the JSON file contains beside the scores.
     """
     sections = save_drafts(_drafts(scored, titles, pixels, sweeps, areas), folder / "figures")
@@ -139,7 +140,7 @@ def write_evaluation(
 
 
 def pairs_file(folder: Path, name: str) -> Path:
-    """Returns the path of the file with a protocol's decided pairs; the file may not exist.
+    """Returns the path of the file with a protocol's scored pairs; the file may not exist.
 
     Args:
       folder: folder of the evaluation.

@@ -16,7 +16,8 @@ def group_tables(title: str, groups: Mapping[str, Group]) -> list[Table]:
 
     Args:
       title: title of the protocol, which begins the titles of the tables.
-      groups: name of a group -> its scores. A score that a group does not have gives an empty cell.
+      groups: name of a group -> its scores. The cell of a score that a group does not
+        have is empty.
     """
     # A dict keeps the order of the scores, and a group may lack some of them.
     names = dict.fromkeys(name for group in groups.values() for name in group.figures)

@@ -21,7 +21,7 @@ def hardest_section(
     false_rejects: Sequence[HardPair],
     pixels: Pixels,
 ) -> Draft:
-    """Returns a section that shows the pairs of faces that a network gets most wrong.
+    """Returns a section that shows the pairs of faces with the largest errors of a network.
 
     Args:
       title: title of the section.

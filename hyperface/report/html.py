@@ -64,13 +64,13 @@ class Section(NamedTuple):
     """Tables, each with its note below. A table with the same title as the section is shown without
     a heading of its own."""
     pictures: Mapping[str, Path] = {}
-    """Caption -> path of a PNG file, which is copied into the page."""
+    """Caption -> path of a PNG file, whose content is copied into the HTML text."""
     pairs: Mapping[str, Sequence[FacePair]] = {}
     """Caption -> pairs of faces."""
     folded: Mapping[str, str] = {}
     """Title -> text. Only the title is shown until the reader clicks on it."""
     links: Sequence[Link] = ()
-    """Links that are shown below the section. Links alone are no content."""
+    """Links that are shown below the section. A section with links alone counts as empty."""
 
     @property
     def is_empty(self) -> bool:
@@ -90,10 +90,10 @@ class Page(NamedTuple):
     sections: Sequence[Section]
     """Sections from top to bottom. Those without content are left out."""
     command: str = ""
-    """The command that made the page; "" for a page made from Python."""
+    """The command that wrote the page, which the page shows; "" for a page written from Python."""
     links: Sequence[Link] = ()
-    """Other pages and files, which must exist. A page links to them by relative paths, so that a
-    folder with all of them can be moved."""
+    """Links to other pages and files, which must exist. The page has relative paths, so that the
+    folder that contains the page and these files can be moved."""
 
 
 def write_page(path: Path, page: Page) -> None:
@@ -134,7 +134,8 @@ def write_page(path: Path, page: Page) -> None:
 def replace_links(path: Path, links: Sequence[Link]) -> None:
     """Replaces the links under the heading of a page that `write_page` wrote.
 
-    The rest of the page is kept. A file without the comments that mark these links stays as it is.
+    The rest of the page stays as it is. `write_page` marks these links by two HTML comments; a file
+    without these comments is not changed.
 
     Args:
       path: the page, which must exist.

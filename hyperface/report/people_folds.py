@@ -29,10 +29,9 @@ def accuracy_table(results: Mapping[str, PeopleFolds], baseline: str | None) -> 
     """Returns the table of accuracies and EERs, with each method's difference to the baseline.
 
     Args:
-      results: name of a method -> its scores on all groups; all methods are scored on the same
-        pairs.
-      baseline: name of the method that the others are compared with; None leaves out the column of
-        differences.
+      results: name of a method -> its scores on all groups. All methods have the same pairs.
+      baseline: name of the method, a key of `results`, that is subtracted from the others. With
+        None the table has no column of differences.
     """
     rows = []
     for name, scores in results.items():
@@ -69,13 +68,13 @@ def folds_report(
     num_classes: int,
     hardest: Draft | None = None,
 ) -> Report:
-    """Returns the report of a run whose people are scored in groups.
+    """Returns the report of a run that scored its people group by group.
 
     The people of each group are scored by a network that was trained without them.
 
     Args:
       trained: name of a method -> its results and training curves. The first method is the
-        experiment itself. If there is a second method, all others are compared with it.
+        experiment itself. If there are several, the second is the baseline of the differences.
       baselines: name of a method that was not trained, such as raw pixels -> its results. These
         methods are shown first.
       num_classes: number of people that the first group's network was trained on.

@@ -43,7 +43,7 @@ def probability_plane(
       features: [examples, 2] two-dimensional features.
       labels: [examples] class ids from 0.
       agents: [classes, 2] agents (class weights); logits are products with them, without a bias.
-      marks: label -> [2] a feature that is marked on both panels.
+      marks: label -> [2], x and y of a point that is marked on both panels.
       title: title of the panel with the features.
     """
     figure, (points, heat) = panels(1, 2, height=SQUARE)

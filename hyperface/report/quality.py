@@ -20,9 +20,10 @@ SHOWN_SHARE = 0.3
 def quality_table(title: str, found: NormQuality) -> Table:
     """Returns a table that shows whether a small feature norm is a sign of a poor image.
 
-    A cell has the share of genuine pairs that are refused after some pairs were left out. Columns
-    are shares that are left out. Rows are the orders in which pairs are left out: lowest norm
-    first, highest norm first, at random, or refused pairs first (the best possible order).
+    A genuine pair is refused if its similarity is below the threshold. Each column is for a share
+    of genuine pairs that is left out, and the cell is the refused share of the remaining ones. Each
+    row is for an order in which pairs are left out: lowest norm first, highest norm first, at
+    random, or refused pairs first (the best possible order).
 
     Args:
       title: title of the protocol, which begins the title of the table.
@@ -88,10 +89,11 @@ def resolution_table(found: Mapping[str, tuple[float, NormQuality]]) -> Table:
 
 
 def discard_curves(found: NormQuality) -> Figure:
-    """Draws the share of genuine pairs that are refused against the share that is left out.
+    """Draws the refused share of genuine pairs against the share of genuine pairs left out.
 
-    There is one curve per order in which pairs are left out, such as "lowest norm first". The
-    refused share is that of the pairs that are kept.
+    A pair is refused if its similarity is below the threshold. There is one curve per order in
+    which pairs are left out, such as "lowest norm first". The refused share is computed over the
+    remaining pairs.
 
     Args:
       found: the measured relation of feature norm and quality.

@@ -36,8 +36,8 @@ class Trained(NamedTuple):
 def results_table(results: Mapping[str, Result]) -> Table:
     """Returns the table of measured scores, one row per method.
 
-    For verification these are the accuracy and the TAR at several FARs, else the accuracy of
-    classification.
+    For the verification protocol these are the accuracy and the TAR at several FARs. For the
+    classification protocol the accuracy is the only score.
 
     Args:
       results: name of a method -> its result; all methods are scored by the same protocol.
@@ -74,9 +74,9 @@ def results_table(results: Mapping[str, Result]) -> Table:
 def bound_table(trained: Mapping[str, Trained], num_classes: int) -> Table:
     """Returns the table of training losses at the last logged step, one row per method.
 
-    Beside the loss it shows the softmax term, the scale s, NormFace's lower bound of the softmax
-    loss at this scale, and the squared distance of features to their own class weight. A cell is
-    empty if the method has no such value.
+    The columns are the loss, its softmax term, the scale s of the logits, NormFace's lower bound of
+    the softmax loss at this scale (Proposition 2), and the mean squared distance of a feature to
+    the weight of its class. A cell is empty if the method has no such value.
 
     Args:
       trained: name of a method -> its results and training curve.
@@ -129,8 +129,8 @@ def snapshot_means(record: Mapping[str, Any]) -> dict[str, float]:
     """Returns a dict from the name of each score of a run to its mean over the last checkpoints.
 
     Args:
-      record: the content of the run's `results.json`, as `write_run_report` writes it. The entry
-        "experiment" names the method whose scores are taken from "snapshots".
+      record: the content of the run's `results.json`, as `write_run_report` writes it. Its entry
+        "snapshots" has the scores by method; those of the run's own method, "experiment", are used.
     """
     shots = record["snapshots"][record["experiment"]]
     return {name: float(np.mean([shot[name] for shot in shots])) for name in shots[0]}

@@ -33,10 +33,10 @@ def roc_curves(
     Args:
       curves: name of a method or protocol -> its ROC curve.
       title: title of the axes.
-      joined: how the points of a curve are connected. False draws steps, for curves of all scores.
-        True draws straight lines, for curves that have only a few chosen rates. These lines have
-        different dashes, and each is thinner than the line below it, so that equal curves all stay
-        visible.
+      joined: how the points of a curve are connected. False draws steps, for curves with a point
+        per score. True draws straight lines, for curves with points at only a few rates. These
+        lines differ in dashes, and get thinner from curve to curve, so that curves that lie on each
+        other all stay visible.
     """
     figure, (axes,) = panels()
     _draw_roc(axes, curves, joined=joined)
@@ -50,7 +50,7 @@ def roc_panels(curves_of: Mapping[str, Mapping[str, Roc]]) -> Figure:
 
     Args:
       curves_of: title of a panel -> name of a method -> its ROC curve. A name has the same colour
-        on all panels. The legend has the names of the first panel.
+        on all panels. The legend has the names of all panels, each once.
     """
     names = list(dict.fromkeys(name for curves in curves_of.values() for name in curves))
     # Rounded up, so that an incomplete row counts.
@@ -119,7 +119,9 @@ def det_curves(curves: Mapping[str, Roc]) -> Figure | None:
 
 
 def cmc_curves(ranked: Mapping[str, np.ndarray]) -> Figure:
-    """Draws the share of searches whose mate is among the r best matches, against the rank r.
+    """Draws the share of searches that find the mate among the r best matches, against the rank r.
+
+    The mate of a searched image is the image of the same person in the gallery.
 
     Args:
       ranked: name of a protocol -> [max_rank] cumulative match characteristic: the share for r = 1,

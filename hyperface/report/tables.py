@@ -38,10 +38,10 @@ def percent(value: float, spread: float | None = None) -> str:
 
 
 def score_title(name: str) -> str:
-    """Returns the title that tables show for a score's name in a record.
+    """Returns the title that tables show for the name of a score in a JSON file of results.
 
-    "tar_at_far_RATE" and "equal_error_rate" get the titles below. In other names each "_" becomes a
-    blank.
+    "tar_at_far_RATE" and "equal_error_rate" have the titles in the example. In other names each "_"
+    becomes a blank.
 
     Example:
       >>> score_title("tar_at_far_0.001"), score_title("equal_error_rate")
