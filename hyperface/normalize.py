@@ -27,8 +27,8 @@ def l2_normalize(x: Vectors, axis: int = -1, *, eps: float = 1e-12) -> SameShape
     gradient is orthogonal to x, and a gradient step can only lengthen x.
 
     At the zero vector the output is zero and the gradient is dL/dx~ / sqrt(eps). That is finite,
-    and with the default eps a million times the incoming gradient. The square of a component beyond
-    1e19 overflows float32, and the output is then zero.
+    and with the default eps a million times the incoming gradient. If a component of x exceeds
+    about 1e19, its square overflows in float32, and the output is zero.
 
     Args:
       x: [..., dim, ...] real floating-point array.

@@ -467,7 +467,7 @@ def ring(
 
         - "paper": the equation above.
         - "released-l2": (||f|| - R)^2.
-        - "released-l1": twice the smooth L1 distance, so d^2 for d = | ||f|| - R | < 1, else 2 d - 1.
+        - "released-l1": twice the smooth L1 distance: d^2 if d = | ||f|| - R | < 1, else 2 d - 1.
         - "released-auto": (||f|| - R)^2 divided by the batch's mean norm. The mean is clipped to at
           least 0.5, and is a constant in every derivative.
 

@@ -73,7 +73,7 @@ class Trained(NamedTuple):
         return np.argmax(logits, axis=1) == self.labels["test"]
 
     def norms(self, split: str = "test") -> np.ndarray:
-        """Returns the norms of the features of a split, [images]."""
+        """Returns the norms of the features of a split ("train" or "test"), [images]."""
         return np.linalg.norm(self.features[split], axis=1)
 
     def class_norms(self, split: str = "test") -> np.ndarray:
@@ -87,7 +87,9 @@ class Trained(NamedTuple):
 
 
 def experiment(name: str, context: Context, **softmax: float | str) -> Experiment:
-    """Returns a shipped experiment, shortened if the command asks for it, with another softmax.
+    """Returns an experiment that comes with the library, with other fields of its softmax loss.
+
+    It is shortened if the command has --steps or --quick.
 
     Args:
       name: name of the experiment, such as "mnist-plane-softmax".
@@ -109,7 +111,7 @@ def experiment(name: str, context: Context, **softmax: float | str) -> Experimen
 
 
 def train_runs(experiment: Experiment, label: str, context: Context) -> list[Trained]:
-    """Returns one run per seed; a run that is not there yet is trained first.
+    """Returns one run per seed. Runs that do not exist yet are trained first.
 
     Args:
       experiment: the experiment to train. Its seed is replaced by 0, 1, ...
@@ -205,12 +207,12 @@ def per_run(runs: list[Trained], score: Callable[[Trained], float]) -> list[floa
 
 
 def compared(row: str, better: np.ndarray, than: np.ndarray) -> Entry:
-    """Returns the table entry of a statement that some runs classify more images correctly.
+    """Returns the table entry of a sentence: some runs classify more images correctly than others.
 
     Its confidence interval comes from a bootstrap over images and seeds.
 
     Args:
-      row: the statement, which is the name of the row.
+      row: the sentence, which is the name of the row.
       better: [seeds, images] 1 for a correctly classified image, 0 for another one. A difference of
         two such arrays is allowed, to compare how much two methods gain.
       than: [seeds, images] the same for the runs that should classify fewer images correctly.

@@ -33,7 +33,7 @@ class Evaluate:
         Literal["normface", "normface-released", "sphereface-released", "insightface", "plain"]
         | None
     ) = None
-    """Rules of pair lists; plain by default for CFP and for a file of weights, normface for others.
+    """How pair lists are scored; plain by default for CFP and for a file of weights, normface else.
     normface: PCA that keeps 99.5 % of the variance, cosine, best accuracy. normface-released: the
     same, Euclidean, linear SVM. sphereface-released: mean subtracted, cosine, mean of the best
     thresholds. insightface: squared distances and the best of the thresholds 0, 0.01, ..., 3.99,
@@ -43,8 +43,9 @@ class Evaluate:
     """Share of variance (below 1) or number of dimensions that PCA keeps in pair lists, instead of
     the preset's; 0 for no PCA."""
     rule: Literal["blufr", "strict"] | None = None
-    """How BLUFR's false accept rates become thresholds: blufr, the default, as its released code
-    does it; strict never accepts more than the rate allows."""
+    """How the protocol blufr finds the threshold of a false accept rate, among N impostor scores.
+    blufr (the default): the k-th highest score is accepted too, with k = rate x N rounded, as in
+    BLUFR's published code. strict: the share of accepted impostors never exceeds the rate."""
     gammas: int | None = None
     """Number of terms K by which Ring loss fuses the similarities between the images of two
     templates (sets of images of a person). By default 8 for ijba, 2 for cs3, and for ijbb and ijbc
@@ -66,7 +67,8 @@ class Evaluate:
     image, or that of a person: the part of an image's name before the first slash. Pairs of images
     from two groups are reported together."""
     resolution: tuple[float, ...] = ()
-    """Factors by which images are made smaller in area and enlarged again (Ring loss, Exp. 6)."""
+    """Factors by which the images' area is reduced before they are enlarged to their size again, to
+    test low resolution (Ring loss, Exp. 6). Each factor is evaluated; by default only 1."""
     shrink: int | None = None
     """Factor by which the data set's images are made smaller per side, for a network of smaller
     images; by default as in training."""
@@ -99,14 +101,16 @@ class Evaluate:
     protocol_dir: Path | None = None
     """Folder of protocol files; `protocols` in the data folder by default."""
     out: Path | None = None
-    """Folder for the results; `evaluation` in the run's folder, or here, by default. Without
+    """Folder for the results. By default it is `evaluation` in the folder of the source, and
+    evaluation/NAME in the current folder for a source that is a file or "pixels". Without
     --protocol it is the run's folder itself."""
     data_dir: Path | None = None
     """Folder of prepared data sets; HYPERFACE_DATA_DIR, or the user's cache, by default."""
     coordinator: str | None = None
-    """host:port of process 0, where several processes embed together, as with hyperface train."""
+    """host:port of process 0, if several processes compute the features together. Under SLURM, Open
+    MPI and Kubernetes it is found automatically."""
     processes: int | None = None
-    """Number of these processes."""
+    """Number of processes that compute the features together."""
     process: int | None = None
     """Number of this process, from 0."""
 
@@ -131,16 +135,18 @@ MAIN_OPTIONS = (
 
 
 def recorded(options: Evaluate) -> dict[str, str]:
-    """Returns the options that are set as texts, which `evaluation.json` records.
+    """Returns name of an option -> its value as text, which `evaluation.json` records.
 
-    Returns:
-      Name of the option -> value as text. Options that are None or () are left out.
+    Options that are None or () are left out.
     """
     return {name: str(value) for name, value in vars(options).items() if value not in (None, ())}
 
 
 def default_out(source: Path) -> Path:
-    """Returns the folder of the results without --out: in the run's folder, or else in this one.
+    """Returns the folder into which the results are written if there is no --out.
+
+    It is "evaluation" in the source, if that is a folder. Otherwise it is evaluation/NAME in the
+    current folder, where NAME is the source's name without its ending.
 
     Args:
       source: folder of a run or of an export, a weight file, a features file, or "pixels".
