@@ -218,7 +218,7 @@ def item_commands(
     Args:
       items: items (figures, tables, ...) of one paper.
       tables: name of the item -> its table in `published.toml`.
-      context: gives the number of seeds, and the folders of data and runs.
+      context: contains the number of seeds, and the folders of data and runs.
     """
     # A dictionary as an ordered set: several tables use the same run, which is trained once.
     found: dict[Command, None] = {}
@@ -238,7 +238,7 @@ def mismatched_runs(tables: Iterable[Mapping[str, Any]], context: Context) -> li
 
     Args:
       tables: the tables whose runs are checked, as in `published.toml`.
-      context: gives the folder of runs, and whether runs are shortened.
+      context: contains the folder of runs, and whether runs are shortened.
     """
     rows = [row for printed in tables for row in printed["rows"]]
     shorter = _shorter(context)
@@ -263,7 +263,7 @@ def small_commands(printed: Mapping[str, Any], context: Context, seed: int = 0) 
 
     Args:
       printed: the table as in `published.toml`.
-      context: gives the folders of data and runs.
+      context: contains the folders of data and runs.
       seed: the seed of the runs.
     """
     found: dict[Command, None] = {}
@@ -292,7 +292,7 @@ def small_training(method: str, context: Context, seed: int = 0) -> list[Command
 
     Args:
       method: name of a set of training options in `published.toml`, such as "faces-normface".
-      context: gives the folders of data and runs, and whether training is shortened.
+      context: contains the folders of data and runs, and whether training is shortened.
       seed: the seed of the run.
     """
     shared = published()["methods"][method].get("shared")
@@ -326,8 +326,8 @@ def trained_on(method: str) -> str:
 def small_data(item: Item, paper: str) -> list[str]:
     """Returns the names of the data sets that the runs of a table at small scale use.
 
-    The runs are trained or scored on them. The result is [] if the item is not a table of trained
-    runs.
+    They are the data sets of training and of evaluation. The result is [] if the item is not a
+    table of trained runs.
 
     Args:
       item: the item.
@@ -350,7 +350,7 @@ def absent_files(item: Item, paper: str, context: Context) -> list[str]:
     Args:
       item: the item.
       paper: "normface" or "ringloss".
-      context: gives the folder of the data.
+      context: contains the folder of the data.
     """
     if item.measure != RUNS:
         return []
@@ -367,7 +367,7 @@ def small_options(evaluation: str, context: Context) -> tuple[str, list[str]]:
 
     Args:
       evaluation: name of the evaluation, a key of `small` in `published.toml`.
-      context: gives the folder of the data.
+      context: contains the folder of the data.
     """
     about = published()["small"][evaluation]
     words, folder = shlex.split(about["options"]), context.data_dir / "protocols"

@@ -93,7 +93,7 @@ def experiment(name: str, context: Context, **softmax: float | str) -> Experimen
 
     Args:
       name: name of the experiment, such as "mnist-plane-softmax".
-      context: gives the number of steps, by --steps or --quick.
+      context: contains the number of steps, from --steps or --quick.
       **softmax: fields of the experiment's softmax loss and their new values, such as scale=4.0.
     """
     found = dataclasses.replace(experiments.load(name), compare=())
@@ -117,7 +117,7 @@ def train_runs(experiment: Experiment, label: str, context: Context) -> list[Tra
       experiment: the experiment to train. Its seed is replaced by 0, 1, ...
       label: the beginning of the names of the runs' folders. It must be different for each
         experiment.
-      context: gives the folders and the number of seeds.
+      context: contains the folders and the number of seeds.
     """
     return [
         _run(dataclasses.replace(experiment, seed=seed), label, context)
@@ -131,7 +131,7 @@ def _run(experiment: Experiment, label: str, context: Context) -> Trained:
     Args:
       experiment: the experiment with its seed.
       label: the beginning of the name of the run's folder.
-      context: gives the folders.
+      context: contains the folders.
     """
     size = f"{label}-{experiment.steps}-steps-{SHOWN[context.quick]}-images-seed{experiment.seed}"
     folder = context.out / "runs" / size
@@ -185,7 +185,7 @@ def scale_of(context: Context, name: str, images: bool = True) -> str:
     """Describes the runs of an experiment in words, for the report.
 
     Args:
-      context: gives the number of steps and of seeds.
+      context: contains the number of steps and of seeds.
       name: name of the experiment.
       images: whether the number of images is stated too.
     """
@@ -227,7 +227,7 @@ def softmax_runs(context: Context, dim: int = 2, **term: float | str) -> list[Tr
     """Returns the runs of the experiment mnist-plane-softmax, one per seed; trains missing ones.
 
     Args:
-      context: gives the folders, the steps and the number of seeds.
+      context: contains the folders, the steps and the number of seeds.
       dim: number of dimensions of a feature.
       **term: fields of the experiment's softmax loss and their new values, such as bias=True.
     """

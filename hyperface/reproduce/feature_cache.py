@@ -97,7 +97,7 @@ def features(
 
     Args:
       run: folder of the run.
-      context: gives the folders of the data and of the stored features.
+      context: contains the folders of the data and of the stored features.
       splits: names of the splits to return, among "train" and "test". By default both.
     """
     data = json.loads((run / "config.json").read_text())["experiment"]["data"]
@@ -130,7 +130,7 @@ def named_features(
       run: folder of the run.
       dataset: name of the prepared data set; its images must have names.
       wanted: names of the images, such as those in a protocol's list of pairs.
-      context: gives the folders of the data and of the stored features.
+      context: contains the folders of the data and of the stored features.
 
     Raises:
       InputError: the data set lacks a named image.

@@ -62,8 +62,8 @@ class Item(NamedTuple):
 class Entry:
     """The measured value of one cell of an item's table: a single number, or one per seed.
 
-    A cell can also be a statement: a sentence such as "A verifies better than B", and whether it
-    holds.
+    An entry can also be a statement: a sentence such as "A verifies better than B", and whether it
+    is true.
     """
 
     row: str
@@ -79,12 +79,13 @@ class Entry:
     spread: float | None = None
     """The standard deviation of a single number, if its protocol reports one; else None."""
     parts: tuple[Difference, ...] = ()
-    """For a statement that compares scores: the difference of scores in each of its parts, which
-    must all be true. Empty for other entries."""
+    """For a statement that compares scores: one difference of scores per comparison in it, each of
+    which must be above zero. Empty for other entries."""
     judged: bool = True
     """Whether this entry decides if the statement is true. If False, it is only shown."""
     note: str = ""
-    """A remark, shown in brackets after the value; for a comparison, the unit of its parts."""
+    """A remark, shown in brackets after the value. For a statement that compares scores, the unit
+    of `parts`."""
 
     @classmethod
     def of(

@@ -70,7 +70,7 @@ def measure(run: Path, context: Context) -> dict[float, NormQuality]:
 
     Args:
       run: folder of the run.
-      context: gives the folder of the data.
+      context: contains the folder of the data.
 
     Returns:
       Factor by which the images are smaller in area (1, 16 or 64) -> the measured quality.

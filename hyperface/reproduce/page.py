@@ -65,8 +65,8 @@ def section(shown: Shown, printed: Mapping[str, Any], verdicts: Verdicts) -> Sec
     Args:
       shown: the item and its outcome.
       printed: the item as in `published.toml`; {} if the paper prints no value of it.
-      verdicts: (item, row, column) of each statement of the paper -> "yes", "no" or "undecided", as
-        `judge` returns.
+      verdicts: (item, row, column) of each tested sentence of the paper -> "yes", "no" or
+        "undecided", as `judge` returns.
     """
     item, outcome = shown.item, shown.outcome
     notes = [printed["note"]] if "note" in printed else []
@@ -121,7 +121,7 @@ def shown_entry(entry: Entry, verdict: str = "") -> str:
     """Formats an entry: '98.66 ± 0.050 %', 'yes', 'yes, 3 of 3 seeds, by 0.20 [0.10, 0.30] points'.
 
     Args:
-      entry: the measured value or statement.
+      entry: a measured value, or a statement: a tested sentence of the paper.
       verdict: "yes", "no" or "undecided" for a statement. "" for a value, and for a statement that
         is only shown (`entry.judged` is False).
     """
@@ -338,8 +338,8 @@ def summary(
     Args:
       shown: the paper's items.
       printed: the paper as in `published.toml`: name of the item -> its printed values.
-      verdicts: (item, row, column) of each statement -> "yes", "no" or "undecided", as `judge`
-        returns.
+      verdicts: (item, row, column) of each tested sentence of the paper -> "yes", "no" or
+        "undecided", as `judge` returns.
       shortened: whether training runs were shortened, so that their scores mean little.
     """
     kinds = [_kind(one, printed.get(one.item.name, {})) for one in shown]

@@ -93,7 +93,7 @@ def draw(printed: Mapping[str, Any], context: Context) -> dict[str, Figure]:
 
     Args:
       printed: the table as in `published.toml`.
-      context: gives the folder of runs.
+      context: contains the folder of runs.
     """
     wanted = printed.get("draw", {})
     drawn: dict[str, Figure] = {}

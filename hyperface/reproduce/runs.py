@@ -66,7 +66,7 @@ def read(item: Item, printed: Mapping[str, Any], context: Context) -> Outcome:
       item: the table. Its field `statements` is the function that returns the comparisons by which
         the statements are tested.
       printed: the table as in `published.toml`.
-      context: gives the folder of runs.
+      context: contains the folder of runs.
 
     Returns:
       The scores and tested statements, and the reason for each row without a score.
@@ -159,7 +159,7 @@ def read_score(run: Path, where: str, protocol: str, name: str) -> Score | None:
       name: name of the score, such as "accuracy".
 
     Returns:
-      The score; None if there is none, or if the run was trained again since it was scored.
+      The score; None if there is none, or if the run was trained again since it was evaluated.
     """
     if protocol == OWN_TEST:
         return _own_score(run, name)

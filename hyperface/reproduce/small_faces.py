@@ -86,7 +86,7 @@ class SmallFaces:
     """Folder to write, with one folder per person. Sorted by name, CFP people come last."""
     half_size: Path | None = None
     """Zip archive of more CelebA people, with files PERSON/IMAGE.jpg at half the size. All other
-    images are reduced to that size. An image that is in both CelebA archives is taken once."""
+    images are reduced to that size. An image that is in both CelebA archives is written once."""
     least: int = 1
     """Smallest number of images per person. People with fewer images are left out."""
     pairs: Path | None = None

@@ -29,9 +29,9 @@ Names = str | Sequence[str]
 
 
 class Part(NamedTuple):
-    """One comparison of a statement, such as "A scores above B".
+    """One comparison in a statement, such as "A scores above B".
 
-    A statement is a sentence of a paper. It holds if all its parts hold.
+    A statement is a sentence of a paper. It is true if all its comparisons are true.
     """
 
     margins: dict[int, float]
@@ -41,13 +41,13 @@ class Part(NamedTuple):
     most: float = math.inf
     """The largest difference in points that agrees with the statement."""
     rows: tuple[str, str] | None = None
-    """Names of the rows with the higher and with the lower score; None if the part does not compare
-    two rows."""
+    """Names of the rows with the higher and with the lower score; None for another comparison than
+    that of two rows."""
 
     def is_as_printed(self) -> bool:
-        """Returns whether the paper's printed scores agree with this part of the statement.
+        """Returns whether the paper's printed scores agree with this comparison.
 
-        Use it only for a part whose single margin was computed from the printed scores.
+        Use it only for a comparison whose single margin was computed from the printed scores.
         """
         # The printed scores of a column count as those of one seed.
         (margin,) = self.margins.values()

@@ -58,7 +58,7 @@ class Network(NamedTuple):
     norms are those of the images' own features before the merge; for an export, which returns
     merged features only, they are the norms of these."""
     image_shape: tuple[int, int, int] | None
-    """(height, width, channels) of the images that the network takes; None if it takes any."""
+    """(height, width, channels) of the network's input images; None if it accepts any size."""
     crop: tuple[int, int] | None
     """Height and width that are cut out of the centre of a data set's images; None if the images
     are used whole."""

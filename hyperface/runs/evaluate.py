@@ -98,7 +98,8 @@ def run(
       others return {}.
 
     Raises:
-      InputError: there is no such network, its images do not fit, or features cannot be scored.
+      InputError: there is no such network, the images have another size than the network's, or a
+        feature is zero or not finite.
 
     Example:
       >>> tasks = plan(Evaluate(Path("runs/x"), protocol="lfw"))  # doctest: +SKIP

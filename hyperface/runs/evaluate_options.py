@@ -9,7 +9,7 @@ import tyro
 
 @dataclasses.dataclass(frozen=True)
 class Evaluate:
-    """Options of an evaluation: what is scored, by which protocols, and how.
+    """Options of `hyperface evaluate`, which measures how well features tell people apart.
 
     Example:
       >>> Evaluate(Path("features.npz"), protocol="lfw", preset="plain").split
@@ -34,11 +34,13 @@ class Evaluate:
         | None
     ) = None
     """How pair lists are scored; plain by default for CFP and for a file of weights, normface else.
-    normface: PCA that keeps 99.5 % of the variance, cosine, best accuracy. normface-released: the
-    same, Euclidean, linear SVM. sphereface-released: mean subtracted, cosine, mean of the best
-    thresholds. insightface: squared distances and the best of the thresholds 0, 0.01, ..., 3.99,
-    for lists of images only. plain: nothing is fitted but the threshold. For ytf and halves it sets
-    the threshold of mean and maximum, and whether a mean is subtracted; there is no PCA."""
+    normface: PCA that keeps 99.5 % of the variance, cosine, threshold of the best accuracy.
+    normface-released: the same PCA, Euclidean distance, linear SVM, as in the authors' published
+    code. sphereface-released: the mean feature is subtracted, cosine, mean of the best thresholds.
+    insightface: squared distances and the best of the thresholds 0, 0.01, ..., 3.99, for lists of
+    images only. plain: cosine, and only the threshold is fitted. For ytf and halves the preset sets
+    how the thresholds of the mean and of the maximum similarity are chosen, and whether a mean is
+    subtracted; there is no PCA."""
     pca: float | None = None
     """Share of variance (below 1) or number of dimensions that PCA keeps in pair lists, instead of
     the preset's; 0 for no PCA."""
@@ -51,7 +53,8 @@ class Evaluate:
     templates (sets of images of a person). By default 8 for ijba, 2 for cs3, and for ijbb and ijbc
     no fusion but mean features."""
     pool_media: bool = False
-    """Average a template's images of one medium, such as a video, first."""
+    """Average the features of a template's images from one medium, such as a video, before the
+    template's media are merged."""
     template_rule: Literal["insightface", "insightface-norms", "insightface-unit"] | None = None
     """insightface's rule for IJB-B and IJB-C, instead of --gammas and --pool-media: the means of a
     template's media are summed, whatever their lengths. insightface: images are weighted by the
@@ -59,8 +62,8 @@ class Evaluate:
     insightface-norms: by the norms alone. insightface-unit: all images have the same weight.
     insightface's own scores are those of --mirror sum."""
     bootstrap: int | None = None
-    """Resamples of people, for 95 % intervals; 0 for none. By default 1,000 for "folder", and none
-    for pair lists."""
+    """Number of resamples of people, from which 95 % intervals are computed; 0 for no intervals. By
+    default 1,000 for "folder", and 0 for pair lists."""
     group_by: Path | None = None
     """CSV file whose first line is name,group. The scores of pair lists and of "folder" are also
     reported for each group of images, such as an age, a pose or an origin. A name is that of an
@@ -94,7 +97,7 @@ class Evaluate:
     """MegaFace's list of probes with people, facescrub_features_list.json. By default "megaface"
     takes all images of the data set, and their folders as people."""
     distractor_list: Path | None = None
-    """MegaFace's list of distractors to take, such as megaface_features_list.json_1000000_1; all by
+    """MegaFace's list of distractors to use, such as megaface_features_list.json_1000000_1; all by
     default."""
     noises: tuple[Path, ...] = ()
     """Lists of images, one name per line, that "megaface" leaves out of probes and distractors."""

@@ -65,7 +65,8 @@ def run(
       run, only the first one returns results; the others return {}.
 
     Raises:
-      InputError: there is no such network, its images do not fit, or features cannot be scored.
+      InputError: there is no such network, the images have another size than the network's, or a
+        feature is zero or not finite.
     """
     writes = processes.is_writer()
     if writes and out is not None:

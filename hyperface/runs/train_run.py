@@ -40,7 +40,7 @@ log = logging.getLogger("hyperface")
 
 
 class TrainedRun(NamedTuple):
-    """A trained and scored run."""
+    """A run after its training and evaluation."""
 
     folder: Path
     """The run's folder, with its checkpoints, report.html and results.json."""
