@@ -35,7 +35,7 @@ class Part(NamedTuple):
     """
 
     margins: dict[int, float]
-    """Seed -> difference of scores in points; empty if no seed has both scores."""
+    """Seed -> difference of scores in percentage points; empty if no seed has both scores."""
     least: float = 0.0
     """The smallest difference in points that agrees with the statement."""
     most: float = math.inf
@@ -81,8 +81,8 @@ class Scores(NamedTuple):
         Args:
           high: name or names of the rows that should score higher.
           low: name or names of the rows that should score lower.
-          least: smallest difference in points (percent) that agrees with the statement.
-          most: largest difference in points that agrees with the statement.
+          least: smallest difference that agrees with the statement, in percentage points.
+          most: largest difference that agrees with the statement, in percentage points.
         """
         pairs = [(better, worse) for better in _listed(high) for worse in _listed(low)]
         return [

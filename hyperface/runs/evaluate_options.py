@@ -46,8 +46,8 @@ class Evaluate:
     the preset's; 0 for no PCA."""
     rule: Literal["blufr", "strict"] | None = None
     """How the protocol blufr finds the threshold of a false accept rate, among N impostor scores.
-    blufr (the default): the k-th highest score is accepted too, with k = rate x N rounded, as in
-    BLUFR's published code. strict: the share of accepted impostors never exceeds the rate."""
+    blufr (the default): it is the k-th highest score, with k = rate x N rounded, as in BLUFR's
+    published code. strict: the share of accepted impostor scores never exceeds the rate."""
     gammas: int | None = None
     """Number of terms K by which Ring loss fuses the similarities between the images of two
     templates (sets of images of a person). By default 8 for ijba, 2 for cs3, and for ijbb and ijbc
