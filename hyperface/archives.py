@@ -34,7 +34,8 @@ _OTHER_METHODS = {zipfile.ZIP_BZIP2: "bzip2", zipfile.ZIP_LZMA: "lzma"}
 def unpacked_limit(size: int) -> int:
     """Returns the largest number of bytes to which a compressed file of this size may unpack.
 
-    It is 32 MiB plus ten times the size. Readers raise an error for a file that unpacks to more.
+    The limit is 32 MiB plus ten times the size, and protects the memory against a small file that
+    unpacks to a huge one. Functions that read a file raise an error if it unpacks to more.
 
     Args:
       size: size of the compressed file in bytes.
@@ -78,8 +79,8 @@ def read_member(archive: zipfile.ZipFile, info: zipfile.ZipInfo, limit: int) -> 
     Args:
       archive: the archive.
       info: the member, as `archive.infolist()` returns it.
-      limit: largest number of bytes that it may unpack to. A larger member raises an error and is
-        not unpacked.
+      limit: largest number of bytes to which the member may unpack. A larger member raises an error
+        and is not unpacked.
 
     Raises:
       ValueError: the member is damaged or encrypted, is larger than the limit, has another size
@@ -134,10 +135,10 @@ def open_member(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> IO[bytes]:
 
 
 def damaged_member(found: object) -> ValueError:
-    """Returns the error of a zip member that cannot be read, for the caller to raise.
+    """Returns a ValueError about a zip member that cannot be read. The caller raises it.
 
     Args:
-      found: the exception or the description of the damage, which the message quotes.
+      found: the exception that occurred, or a description of the damage. The message quotes it.
     """
     return ValueError(f"expected a whole member of the archive, found: {found}")
 

@@ -9,9 +9,10 @@ class InputError(ValueError):
 
 
 class MissingExtra(ModuleNotFoundError):
-    """The error of a part of the package whose optional dependency is not installed.
+    """The error of a feature of the library that needs a package which is not installed.
 
-    Its message says which extra to install, as in `pip install 'hyperface[train]'`.
+    The message names the extra (the group of optional packages) to install, as in
+    `pip install 'hyperface[train]'`.
     """
 
 
@@ -25,7 +26,8 @@ def expect(condition: object, name: str, expected: str, found: object) -> None:
       found: the setting's value.
 
     Raises:
-      InputError: the condition is false. The message contains the other arguments.
+      InputError: the condition is false. The message is "NAME: expected EXPECTED, found FOUND.",
+        with the other three arguments.
     """
     if not condition:
         raise InputError(f"{name}: expected {expected}, found {found}.")
@@ -37,7 +39,7 @@ def unknown_name(kind: str, found: str, known: Iterable[str]) -> InputError:
     Its message lists all known names, and proposes the most similar one if there is one.
 
     Args:
-      kind: what the name stands for, such as "experiment".
+      kind: the kind of thing that has such names, such as "experiment".
       found: the unknown name.
       known: the names that exist.
     """

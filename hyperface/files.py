@@ -21,8 +21,8 @@ def replace_text(path: Path, text: str) -> None:
     """Replaces a file by a new text in one step, or creates the file.
 
     If the process is killed or the disk is full, the old file stays as it was. Use this function
-    for a file that the user names. Files in folders of this program are written by
-    `owned.write_text`, which never overwrites a file of somebody else.
+    only for a file that the user named, because it overwrites any file. `owned.write_text`
+    overwrites only files that this program wrote.
 
     Raises:
       OSError: the file cannot be written.

@@ -23,12 +23,12 @@ def l2_normalize(x: Vectors, axis: int = -1, *, eps: float = 1e-12) -> SameShape
 
         dL/dx = (dL/dx~ - x~ <dL/dx~, x~>) / ||x||
 
-    It is the projection of dL/dx~ onto the tangent space of the sphere at x~, divided by the norm.
-    So it is orthogonal to x, and a gradient step can only lengthen x.
+    L is the loss that is computed from x~. The component of dL/dx~ along x~ is removed, so the
+    gradient is orthogonal to x, and a gradient step can only lengthen x.
 
     At the zero vector the output is zero and the gradient is dL/dx~ / sqrt(eps). That is finite,
-    and with the default eps a million times the incoming gradient. The square of a component beyond
-    1e19 overflows float32, and the output is then zero.
+    and with the default eps a million times the incoming gradient. If a component of x exceeds
+    about 1e19, its square overflows in float32, and the output is zero.
 
     Args:
       x: [..., dim, ...] real floating-point array.
@@ -74,8 +74,9 @@ def l2_norm(
       keepdims: keep the summed axis with size one.
 
     Returns:
-      Array of x's shape without `axis`, in x's dtype or in float32 if that is wider. In bfloat16 a
-      norm would have only three digits.
+      Array of x's shape without `axis` (of size 1 there with `keepdims`), in float32 or in x's
+      dtype if that is wider. For a bfloat16 input it is float32, because a norm in bfloat16 would
+      have only three digits.
 
     Raises:
       TypeError: x is not real floating point.
@@ -100,12 +101,12 @@ def cosine_similarity(features: Features, agents: Agents) -> Cosines:
 
         d(f, W_j) = <f, W_j> / (||f|| ||W_j||)
 
-    Agents are class weights, one row per class. The products have full float32 precision, also on
-    accelerators that round the operands of matrix products by default.
+    The products have full float32 precision, also on accelerators that round the operands of matrix
+    products by default.
 
     Args:
-      features: [batch, dim] real floating-point array.
-      agents: [classes, dim] real floating-point array.
+      features: [batch, dim] real floating-point array with a feature f per row.
+      agents: [classes, dim] real floating-point array with an agent (class weight) W_j per row.
 
     Returns:
       [batch, classes] cosines in [-1, 1] (up to rounding), in float32 or wider.

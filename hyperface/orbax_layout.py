@@ -27,9 +27,10 @@ _FILE = re.compile(
 
 
 def is_of_orbax(path: Path) -> bool:
-    """Returns whether a path is one that Orbax, JAX's checkpoint library, gives to its own files.
+    """Returns whether a file has a name that Orbax, JAX's checkpoint library, uses for its files.
 
-    Only such files of a checkpoint are deleted. The name alone is compared; nothing is read.
+    This program deletes only such files of a checkpoint, so that files that a user put there stay.
+    The name alone is compared; nothing is read.
 
     Args:
       path: path relative to the checkpoint's folder.
@@ -45,11 +46,12 @@ def is_of_orbax(path: Path) -> bool:
 def recorded_arrays(state: Path) -> set[str | None]:
     """Returns the array names, such as "a.b.c", that Orbax recorded in a checkpoint.
 
-    Orbax writes one file of names per process. Comparing them with the expected names shows whether
-    a name was damaged, which Orbax does not notice. A record without a name gives None.
+    Orbax writes one file of names per process. The caller compares the names with the expected
+    ones, because Orbax does not notice if a name in these files was damaged. The result contains
+    None if an entry of a file has no name.
 
     Args:
-      state: folder "state" of a checkpoint. Without such files the result is empty.
+      state: folder "state" of a checkpoint. If it has no files of names, the result is empty.
 
     Raises:
       OSError: a file cannot be read.

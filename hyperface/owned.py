@@ -77,8 +77,8 @@ class Record(NamedTuple):
 def read(folder: Path) -> Record | None:
     """Returns the content of a folder's marker, the file that lists what this program wrote there.
 
-    The result is None if the folder has no marker, or one that is damaged at its first line, cannot
-    be read, or is of another version of the format. Other damaged lines are ignored.
+    The result is None if there is no marker, if it cannot be read, if its first line is damaged, or
+    if it has another version of the format. Other damaged lines are ignored.
     """
     path = folder / MARKER
     try:
@@ -157,7 +157,8 @@ def check(folder: Path, kind: str = RESULTS) -> Record | None:
 
     Args:
       folder: the folder, which may be absent.
-      kind: RUN, CHECKPOINTS, DATA or RESULTS. Only RESULTS may be written beside other files.
+      kind: the kind of folder that it will become: RUN, CHECKPOINTS, DATA (a prepared data set) or
+        RESULTS. Only RESULTS may be in a folder that contains files of others.
 
     Returns:
       The content of the folder's marker, or None if it has no marker yet.
@@ -195,7 +196,8 @@ def locked(folder: Path, use: str, kind: str = RESULTS) -> Iterator[Record]:
       folder: the folder, which may be absent.
       use: a description of the work in the folder, such as "being prepared". Another process that
         wants the lock shows it in its error: "FOLDER is USE by process 12 on HOST".
-      kind: RUN, CHECKPOINTS, DATA or RESULTS. Only RESULTS may be written beside other files.
+      kind: the kind of folder that it becomes: RUN, CHECKPOINTS, DATA (a prepared data set) or
+        RESULTS. Only RESULTS may be in a folder that contains files of others.
 
     Raises:
       InputError: another process has locked the folder. Or the folder cannot be marked, because of
@@ -228,8 +230,8 @@ def claim(*paths: Path) -> None:
     named files.
 
     Raises:
-      InputError: a symbolic link, a folder, or a file that is not recorded already has one of the
-        names. No name was recorded then.
+      InputError: one of the paths is already a symbolic link, a folder, or a file that this program
+        did not record. No name was recorded then.
     """
     # All names are checked first, so that an error for one of them leaves none recorded.
     check_free(*paths)
@@ -246,7 +248,8 @@ def check_free(*paths: Path) -> None:
     a file that this program recorded as its own by `claim`.
 
     Raises:
-      InputError: a symbolic link, a folder, or a file that is not recorded has one of the names.
+      InputError: one of the paths is a symbolic link, a folder, or a file that this program did not
+        record.
     """
     for folder in dict.fromkeys(path.parent for path in paths):
         found = check(folder)
@@ -293,7 +296,8 @@ def claim_tree(path: Path) -> None:
 def take_in_tree(path: Path) -> None:
     """Records a checkpoint that the user copied into a folder of checkpoints.
 
-    From then on this program may rename the checkpoint and remove the files that Orbax writes.
+    From then on this program may rename the checkpoint, and remove those of its files that Orbax
+    (JAX's checkpoint library) writes.
 
     Args:
       path: the folder of the checkpoint.
@@ -401,6 +405,7 @@ def remove(path: Path) -> None:
 def remove_tree(path: Path) -> None:
     """Removes a checkpoint: the files that Orbax wrote, and the folders that are then empty.
 
+    Orbax is JAX's checkpoint library, and its files are known by their names.
     A file that Orbax did not write stays, and keeps its folder. Nothing is done if the path is a
     symbolic link, or if the marker of the parent folder does not record the checkpoint.
 
@@ -423,8 +428,9 @@ def remove_tree(path: Path) -> None:
 def rename_tree(path: Path, name: str) -> Path:
     """Renames a checkpoint, such as a damaged one, and returns its new path.
 
-    If an earlier checkpoint has the new name, it is removed. If files that Orbax did not write are
-    left in it, the next free name is taken: NAME-2, NAME-3, ...
+    An earlier checkpoint with the new name is removed. If it contains files that Orbax (JAX's
+    checkpoint library) did not write, these stay in its folder, and the renamed checkpoint gets the
+    next free name: NAME-2, NAME-3, ...
 
     Args:
       path: the folder of the checkpoint.
@@ -478,8 +484,8 @@ def foreign_in_tree(path: Path) -> str:
       path: the folder of the checkpoint.
 
     Returns:
-      The path of the file, relative to the folder. The names of Orbax's files are known, and every
-      other name counts as somebody else's.
+      The path of the file, relative to the folder. A file counts as written by Orbax if it has one
+      of the names that Orbax uses, as `orbax_layout.is_of_orbax` tells.
     """
     names = (file.relative_to(path) for file in _files_below(path))
     return next((name.as_posix() for name in names if not is_of_orbax(name)), "")

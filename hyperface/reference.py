@@ -60,7 +60,8 @@ def l2_norm(x: ArrayLike, axis: int = -1, *, eps: float = EPS, keepdims: bool = 
       keepdims: keep the summed axis with size one.
 
     Returns:
-      x's shape without `axis`, at least float32.
+      Array of x's shape without `axis` (of size 1 there with `keepdims`), in float32 or in x's
+      dtype if that is wider.
     """
     return jnp.sqrt(jnp.sum(_wide(x) ** 2, axis=axis, keepdims=keepdims) + eps)
 
@@ -94,8 +95,8 @@ def cosine_similarity(features: Features, agents: Agents) -> jax.Array:
         d(f, W_j) = <f, W_j> / (||f|| ||W_j||)
 
     Args:
-      features: [batch, dim] array.
-      agents: [classes, dim] array, one class weight per row.
+      features: [batch, dim] array with a feature f per row.
+      agents: [classes, dim] array with an agent (class weight) W_j per row.
 
     Returns:
       [batch, classes] cosines in [-1, 1], at least float32.
@@ -118,23 +119,30 @@ def softmax(
 
         L = -log( exp(s <W~_y, f~>) / sum_j exp(s <W~_j, f~>) )
 
+    f~ is the feature and W~_j the agent (class weight) of class j, both at unit length, and y is
+    the label. A vector that `normalize` leaves out keeps its own length.
+
     Args:
-      features: [batch, dim] array.
-      agents: [classes, dim] array, one class weight per row.
+      features: [batch, dim] array, f.
+      agents: [classes, dim] array, W: one class weight per row.
       labels: [batch] integer class ids.
       normalize: which vectors are scaled to unit length: "both", "features", "agents" or "none".
       scale: s, a scalar or one value per example [batch]; None is 1.
       bias: [classes] numbers that are added to the logits; None adds nothing.
-      allow_normalized_bias: accept a bias although vectors are normalised. Without it this is an
-        error, because by NormFace's Proposition 1 such a bias spreads a class over the sphere.
-      gradient: "exact", or "caffe" as in the released code. With "caffe" agents count as rows that
-        already have unit length, so their derivatives of any order are those of the inner product.
+      allow_normalized_bias: whether a bias is accepted if vectors are normalised. By default that
+        is an error: NormFace advises against it, because with a bias the features of a class
+        may lie around the origin, and normalisation then spreads them over the whole sphere.
+      gradient: "exact" is the derivative of the equation. "caffe" is the gradient that the authors'
+        published Caffe code computes. It skips the derivative of the agents' normalisation, and
+        treats them as agents that already have unit length. The loss is the same, and agents that
+        are not normalised have the exact gradient.
 
     Returns:
       [batch] loss in nats, at least float32.
 
     Raises:
-      ValueError: `normalize` or `gradient` is unknown, or a bias is given with a normalisation.
+      ValueError: `normalize` or `gradient` is unknown. Or a bias is given, vectors are normalised,
+        and `allow_normalized_bias` is False.
 
     Example:
       >>> import jax.numpy as jnp
@@ -175,14 +183,17 @@ def c_contrastive(
 
         L = ||f~ - W~_y||^2 + sum_{j != y} max(0, m - ||f~ - W~_j||^2)
 
+    f~ is the feature and W~_j the agent (class weight) of class j, both at unit length. y is the
+    label.
+
     Args:
       features: [batch, dim] array.
       agents: [classes, dim] array, one class weight per row.
       labels: [batch] integer class ids.
       margin: m, the margin on the squared distance of unit vectors.
-      gradient: "exact", or "caffe" as in the released code. With "caffe" agents count as rows that
-        already have unit length, so their derivatives of any order are those of the squared
-        distance.
+      gradient: "exact" is the derivative of the equation. "caffe" is the gradient that the authors'
+        published Caffe code computes. It skips the derivative of the agents' normalisation, and
+        treats them as agents that already have unit length. The loss is the same.
 
     Returns:
       [batch] loss in squared distance on the unit sphere, at least float32.
@@ -219,16 +230,21 @@ def c_triplet(
 
         L = sum_{k != y} max(0, m + ||f~ - W~_y||^2 - ||f~ - W~_k||^2)
 
-    There is no `gradient="caffe"` here, since the released gradient is not the derivative of any
-    loss. It pulls to the own agent once, however many classes violate the margin.
+    f~ is the feature and W~_k the agent (class weight) of class k, both at unit length. y is the
+    label, and W_y the feature's own agent.
+
+    `losses.c_triplet` also has `gradient="caffe"`, the gradient that the authors' published Caffe
+    code computes. It is not the derivative of any loss, so this function does not have it.
 
     Args:
       features: [batch, dim] array.
       agents: [classes, dim] array, one class weight per row.
       labels: [batch] integer class ids.
       margin: m, the margin on the difference of squared distances.
-      negatives: "all" sums over all other classes; "hardest" takes only the nearest other agent.
-      always_pull: whether ||f~ - W~_y||^2 is added, even if no class violates the margin.
+      negatives: "all" sums over all other classes k. "hardest" uses only the class whose agent is
+        nearest to the feature.
+      always_pull: whether ||f~ - W~_y||^2 is added to L for every example. The feature is then
+        pulled to its own agent also if all terms of the sum are zero.
 
     Returns:
       [batch] loss in squared distance on the unit sphere, at least float32.
@@ -266,6 +282,8 @@ def contrastive(
         L = ||f~_a - f~_b||^2                  for a pair of the same class
         L = max(0, m - ||f~_a - f~_b||^2)      for a pair of different classes
 
+    f~_a and f~_b are the two features of the pair at unit length.
+
     Args:
       features_a: [pairs, dim] array, the first feature of each pair.
       features_b: [pairs, dim] array, the second feature of each pair.
@@ -290,6 +308,8 @@ def triplet(
     """Returns the triplet loss of normalised features: NormFace, Eq. 8.
 
         L = max(0, m + ||a~ - p~||^2 - ||a~ - n~||^2)
+
+    a~, p~ and n~ are the anchor, the positive and the negative feature at unit length.
 
     Args:
       anchors: [triplets, dim] array.
@@ -316,15 +336,17 @@ def batch_contrastive(
 
         L_i = mean over same-class j of d_ij + mean over other-class j of max(0, m - d_ij)
 
-    with d the squared distance on the unit sphere.
+    d_ij is the squared distance of the features of i and j, after both are scaled to unit length.
 
     Args:
       features: [batch, dim] array.
       labels: [batch] integer class ids.
       margin: m, the margin on the squared distance.
-      mining: "all" takes all pairs. "violating" takes only pairs with d_ij < m in the second mean.
-        "hardest" takes only the farthest example of the same class and the nearest one of another.
-      counted: [batch] bool, False for padding, which is in no pair; None counts all.
+      mining: the pairs that are used. "all" uses all pairs. "violating" uses only pairs with
+        d_ij < m in the second mean. "hardest" replaces each mean by its largest term: that of the
+        farthest example of the same class, and that of the nearest example of another class.
+      counted: [batch] bool, False for padding examples, which are in no pair. None means that no
+        example is padding.
 
     Returns:
       [batch] loss in squared distance on the unit sphere, at least float32. The mean of no pairs is
@@ -363,15 +385,17 @@ def batch_triplet(
 
         L_i = mean over same-class p and other-class n of max(0, m + d_ip - d_in)
 
-    with d the squared distance on the unit sphere.
+    d_ip is the squared distance of the features of i and p, after both are scaled to unit length.
 
     Args:
       features: [batch, dim] array.
       labels: [batch] integer class ids.
       margin: m, the margin on the difference of squared distances.
-      mining: "all" takes the mean over all triplets, and "violating" over triplets with a loss
-        above zero. "hardest" takes only the farthest p and the nearest n.
-      counted: [batch] bool, False for padding, which is in no triplet; None counts all.
+      mining: the triplets that are used. "all" computes the mean over all triplets, and "violating"
+        over the triplets with a loss above zero. "hardest" uses only the farthest p and the nearest
+        n.
+      counted: [batch] bool, False for padding examples, which are in no triplet. None means that no
+        example is padding.
 
     Returns:
       [batch] loss in squared distance on the unit sphere, at least float32. It is zero for an
@@ -407,11 +431,12 @@ def center(
 
         L = 1/2 ||f - c_y||^2
 
-    The centers are constants in every derivative.
+    f is the feature, and c_y the center of its class y. The centers are constants in every
+    derivative.
 
     Args:
       features: [batch, dim] array.
-      centers: [classes, dim] array.
+      centers: [classes, dim] array, one center per row.
       labels: [batch] integer class ids.
 
     Returns:
@@ -433,16 +458,16 @@ def ring(
 ) -> Losses:
     """Returns half the squared distance of the feature norm from the radius: Ring loss, Eq. 4.
 
-        L = 1/2 (||f|| - R)^2
+        L = 1/2 (||f|| - R)^2,   f: the feature
 
     Args:
       features: [batch, dim] array.
       radius: R, a scalar in units of the feature norm. In training it is a parameter.
-      form: one of:
+      form: the equation of the paper, or one of those in the authors' published code:
 
         - "paper": the equation above.
         - "released-l2": (||f|| - R)^2.
-        - "released-l1": twice the smooth L1 distance.
+        - "released-l1": twice the smooth L1 distance: d^2 if d = | ||f|| - R | < 1, else 2 d - 1.
         - "released-auto": (||f|| - R)^2 divided by the batch's mean norm. The mean is clipped to at
           least 0.5, and is a constant in every derivative.
 
@@ -486,23 +511,23 @@ def a_softmax(
 ) -> Losses:
     """Returns A-Softmax, the loss of SphereFace (Liu et al. 2017, Eq. 7).
 
-    Agents are normalised, and features are not:
+    Agents (class weights) are scaled to unit length, and features are not:
 
         L = -log( e^{|f| psi(theta_y)} / (e^{|f| psi(theta_y)} + sum_{j != y} e^{|f| cos theta_j}) )
         psi(theta) = (-1)^k cos(m theta) - 2 k,   theta in [k pi / m, (k + 1) pi / m]
 
-    theta_j is the angle between the feature and agent (class weight) j. In training, psi(theta_y)
-    is blended with the plain cosine to (lambda cos theta_y + psi(theta_y)) / (1 + lambda).
+    f is the feature, y its label, and theta_j its angle to agent j. With `blend` above 0,
+    (lambda cos theta_y + psi(theta_y)) / (1 + lambda) replaces psi(theta_y).
 
-    There is no `gradient="caffe"` here, since the released gradient scales its two parts and is not
-    the derivative of any loss.
+    `losses.a_softmax` also has `gradient="caffe"`, the gradient that the authors' published Caffe
+    code computes. It is not the derivative of any loss, so this function does not have it.
 
     Args:
       features: [batch, dim] array.
       agents: [classes, dim] array, one class weight per row.
       labels: [batch] integer class ids.
-      margin: m, a whole number from 1 on.
-      blend: lambda, at least 0; with 0 the loss has psi(theta_y) alone.
+      margin: m, a whole number of at least 1.
+      blend: lambda, at least 0: the weight of the cosine without margin.
 
     Returns:
       [batch] loss in nats, at least float32.
@@ -530,15 +555,16 @@ def l_softmax(
 
         psi(theta) = (-1)^k cos(m theta) - 2 k,   theta in [k pi / m, (k + 1) pi / m]
 
-    theta_y is the angle between the feature and its own agent (class weight). psi(theta_y) is
-    blended with the plain cosine to (lambda cos theta_y + psi(theta_y)) / (1 + lambda).
+    f is the feature, y its label, W_j the agent (class weight) of class j, and theta_y the angle
+    between f and W_y. With `blend` above 0, (lambda cos theta_y + psi(theta_y)) / (1 + lambda)
+    replaces psi(theta_y).
 
     Args:
       features: [batch, dim] array.
       agents: [classes, dim] array, one class weight per row.
       labels: [batch] integer class ids.
-      margin: m, a whole number from 1 on.
-      blend: lambda, at least 0; with 0 the loss has psi(theta_y) alone.
+      margin: m, a whole number of at least 1.
+      blend: lambda, at least 0: the weight of the cosine without margin.
 
     Returns:
       [batch] loss in nats, at least float32.
@@ -569,19 +595,20 @@ def margin_softmax(
 
         target logit s (cos(m1 theta_y + m2) - m3), the others s cos theta_j
 
-    An angular margin gives the loss a kink where the feature points along its agent. The slope over
-    the angle is s p sin(m2) there in every direction, with p the probability of the other classes.
-    The eps inside the norms rounds off this kink within an angle of 1e-6 over the shorter norm, so
-    all derivatives are finite. The gradient of the target logit is zero at an angle of 0 or pi.
+    With an angular margin, the loss has a kink where the feature and its own agent have the same
+    direction. Around it the loss rises at the slope s p sin(m2) per radian, where p is the
+    probability of all other classes. The eps = 1e-12 inside the norms smooths the kink within an
+    angle of about 1e-6 / (the shorter of the two norms), so all derivatives are finite. The
+    gradient of the target logit is zero at an angle of exactly 0 or pi.
 
     Args:
       features: [batch, dim] array.
       agents: [classes, dim] array, one class weight per row.
       labels: [batch] integer class ids.
       scale: s, a scalar or one value per example [batch].
-      angular_multiplier: m1.
-      angular_margin: m2 in radians, a scalar or one value per example [batch].
-      cosine_margin: m3, a scalar or one value per example [batch].
+      angular_multiplier: m1, the factor of the angle; 1 for ArcFace and CosFace.
+      angular_margin: m2 in radians (ArcFace), a scalar or one value per example [batch].
+      cosine_margin: m3 (CosFace), a scalar or one value per example [batch].
 
     Returns:
       [batch] loss in nats, at least float32.
@@ -618,11 +645,11 @@ def adaface(
     The norm serves as a measure of image quality. The target logit is the logit of the example's
     own class y, and theta_j the angle between the feature and agent (class weight) j:
 
-        z_i = clip(h (||f_i|| - mean) / (std + 0.001), -1, 1)
-        target logit s (cos(theta_y - m z_i) - (m z_i + m)), the others s cos theta_j
+        z = clip(h (||f|| - mean) / (std + 0.001), -1, 1)
+        target logit s (cos(theta_y - m z) - (m z + m)), the others s cos theta_j
 
-    The norm is clipped to [0.001, 100], and theta_y - m z_i to [0.001, pi - 0.001]. Norm and
-    statistics are constants in every derivative.
+    f is the feature. Its norm in z is clipped to [0.001, 100], and theta_y - m z to
+    [0.001, pi - 0.001]. z is a constant in every derivative.
 
     Args:
       features: [batch, dim] array.
@@ -631,7 +658,8 @@ def adaface(
       statistics: (mean, standard deviation) of the feature norms, two scalars.
       scale: s, a scalar or one value per example [batch].
       margin: m, a scalar or one value per example [batch].
-      concentration: h, a scalar or one value per example [batch].
+      concentration: h, the factor of the standardised norm; a scalar or one value per example
+        [batch].
 
     Returns:
       [batch] loss in nats, at least float32.
@@ -671,6 +699,8 @@ def magface(
         m(a) = l_m + (u_m - l_m) (a - l_a) / (u_a - l_a),   a = ||f|| clipped to [l_a, u_a]
         target logit s cos(theta_y + m(a)), the others s cos theta_j
 
+    f is the feature.
+
     Args:
       features: [batch, dim] array.
       agents: [classes, dim] array, one class weight per row.
@@ -680,7 +710,8 @@ def magface(
       upper_margin: u_m in radians, the margin of the longest features.
       lower_norm: l_a, the feature norm from which the margin grows.
       upper_norm: u_a, the feature norm up to which the margin grows.
-      easy_margin: apply no margin where cos theta_y <= 0, as the released code does.
+      easy_margin: whether an example with cos theta_y <= 0 gets no margin, as in the authors'
+        published code.
 
     Returns:
       [batch] loss in nats, at least float32.
@@ -708,7 +739,7 @@ def magface_regularizer(
 ) -> Losses:
     """Returns MagFace's regulariser (Meng et al.), which is smallest at the upper norm.
 
-        g(a) = 1 / a + a / u_a^2,   a = ||f|| clipped to [l_a, u_a]
+        g(a) = 1 / a + a / u_a^2,   a = ||f|| clipped to [l_a, u_a],   f: the feature
 
     Args:
       features: [batch, dim] array.

@@ -33,7 +33,7 @@ def axes_of(axis_name: AxisName | None) -> frozenset[str]:
     """Returns the names of mesh axes as a set.
 
     Args:
-      axis_name: one name, a tuple of names, or None for no axis.
+      axis_name: one name, a tuple of names, or None, for which the set is empty.
     """
     if axis_name is None:
         return frozenset()
@@ -53,9 +53,9 @@ def varying_axes(*trees: Any) -> frozenset[str]:
 
 
 def is_tracked(axis_name: AxisName) -> bool:
-    """Returns whether JAX tracks which values vary over a mapped axis.
+    """Returns whether the types of arrays tell if their values vary over a mapped axis.
 
-    It does inside `jax.shard_map` with `check_vma=True`, the default. It does not with
+    They do inside `jax.shard_map` with `check_vma=True`, the default. They do not with
     `check_vma=False` or under `jax.pmap`.
     """
     return bool(varying_axes(jax.lax.axis_index(axis_name)))
@@ -65,8 +65,8 @@ def vary_over(axes: frozenset[str], tree: Tree) -> Tree:
     """Casts every array of a pytree to a type whose value may differ over the mesh axes `axes`.
 
     The values stay as they are. Under `jax.shard_map` a hand-written gradient rule needs such
-    casts, because a cotangent must have the type of its primal. Axes over which an array may differ
-    already are kept.
+    casts, because the gradient must have the type of the input to which it belongs. Axes over which
+    an array's type already varies stay in its type.
     """
 
     def cast(leaf: jax.Array) -> jax.Array:
@@ -93,8 +93,8 @@ def equal_over(axes: frozenset[str], tree: Tree) -> Tree:
     """Casts the arrays of a pytree to a type whose value is equal over the mesh axes `axes`.
 
     Use it in `jax.shard_map` for values that are equal on all devices although their type says that
-    they may differ. The result is the value of the first device. The gradient goes to the first
-    device alone, so that its sum over the devices counts it once.
+    they may differ. Each device gets the value of the first device. In the backward pass only the
+    first device gets a gradient, so that a sum over the devices contains it once.
     """
 
     def cast(leaf: jax.Array) -> jax.Array:
@@ -160,11 +160,11 @@ def per_example(first_axis: Any) -> PartitionSpec:
 
 
 def reverse_mode_only(name: str, tree: Tree) -> Tree:
-    """Returns the same arrays, which now raise a clear error in forward-mode differentiation.
+    """Returns the same arrays, but forward-mode differentiation through them raises a clear error.
 
-    A function with a hand-written reverse-mode rule (`jax.custom_vjp`) passes its inputs through
-    this one. `jax.grad` and `jax.vjp` work as before. `jax.jvp`, `jax.jacfwd` and `jax.hessian`
-    raise a TypeError that names the function.
+    A function with a hand-written reverse-mode rule (`jax.custom_vjp`) calls this function on its
+    inputs. `jax.grad` and `jax.vjp` work as before. `jax.jvp`, `jax.jacfwd` and `jax.hessian` raise
+    a TypeError that names the function.
 
     Args:
       name: name of the public function, for the error.

@@ -24,9 +24,10 @@ def softmax_lower_bound(num_classes: int, scale: Numbers) -> NumberEach:
 
         log(1 + (n - 1) exp(-n / (n - 1) s)),   s = l^2
 
-    The bound assumes that all classes are equally frequent. It is reached if every feature equals
-    its agent and the agents form a regular simplex, which needs dim >= n - 1. With fewer dimensions
-    the true minimum is higher.
+    Features and agents (class weights) have the norm l, so s is the factor of their cosines. The
+    bound assumes that all classes are equally frequent. The loss equals it if every feature equals
+    the agent of its class and all angles between agents are equal and as large as possible. That
+    needs n - 1 dimensions; with fewer, the true minimum is higher.
 
     Args:
       num_classes: n, at least 1. With one class the bound is zero.
@@ -58,6 +59,9 @@ def scale_for_bound(num_classes: int, bound: Numbers) -> NumberEach:
 
         s = (n - 1) / n log((n - 1) / (exp(bound) - 1))
 
+    s is the factor of the cosines between features and agents (class weights), and n the number of
+    classes.
+
     Args:
       num_classes: n, at least 2.
       bound: the lower bound of the loss in nats, above zero.
@@ -83,9 +87,9 @@ def scale_for_bound(num_classes: int, bound: Numbers) -> NumberEach:
 
 
 def max_probability(num_classes: int, scale: Numbers = 1.0) -> NumberEach:
-    """Returns the largest probability that a softmax over cosines can give: NormFace, 3.3.
+    """Returns the largest probability that a softmax over n scaled cosines can have: NormFace, 3.3.
 
-        e^s / (e^s + (n - 1) e^-s)
+        e^s / (e^s + (n - 1) e^-s),   s: the factor of the cosines
 
     It is the extreme case where the cosine to one agent is 1 and the cosine to all others is -1.
     For n > 2 this cannot hold for the features of all classes at once.
@@ -120,9 +124,11 @@ def agent_distortion(
 
         1 / n_c sum_{j in class c} d(f_j, W_c)^2
 
-    with d the Euclidean distance on the unit sphere. For any feature f_0 it bounds the mean of
-    (d(f_0, f_j) - d(f_0, W_c))^2 over the class. This is the squared error of using the distance to
-    the agent in place of the distance to an example. NormFace observes 0.5 to 0.6 in training.
+    f_j are the n_c features of class c, and W_c is its agent (class weight). d is the Euclidean
+    distance of two vectors after both are scaled to unit length. For any feature f_0 the result is
+    at least the mean of (d(f_0, f_j) - d(f_0, W_c))^2 over the class: the squared error of using
+    the distance to the agent instead of the distance to an example. NormFace observes 0.5 to 0.6 in
+    training.
 
     Args:
       features: [batch, dim], floating point, of any length.
@@ -164,13 +170,17 @@ def updated_distortion(
 ) -> PerClass:
     """Updates the moving average of Proposition 3's bound for each class that is in the batch.
 
+    The bound of a class is the mean squared distance between its normalised features and its
+    normalised agent (class weight), as `agent_distortion` returns it.
+
     Args:
       average: [classes] the average so far; NaN for a class without examples so far.
       distances: [batch] squared distance between a normalised feature and the normalised agent
         (class weight) of its own class.
       labels: [batch] integer class ids.
       decay: share of the old average in the new one.
-      counted: [batch] bool, False for padding; None counts all.
+      counted: [batch] bool, False for padding examples, which have no effect. None means that no
+        example is padding.
 
     Returns:
       [classes] the new averages, unchanged for classes without an example. They have no gradient.
@@ -202,7 +212,8 @@ def angular_margin(norm_ratio: Numbers, cos_other: Numbers) -> NumberEach:
 
         theta_1 < arccos(r delta),   r = ||x_2|| / ||x_1||,   delta = cos theta_2
 
-    Both angles are to the same weight vector. Figure 2b of the paper plots this function.
+    theta_1 and theta_2 are the angles of x_1 and x_2 to the same weight vector. Figure 2b of the
+    paper plots this function.
 
     Args:
       norm_ratio: r, above zero.

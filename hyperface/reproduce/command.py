@@ -60,8 +60,9 @@ class Reproduce:
     by default. With --quick or --steps it is a folder inside that of --out, one per number of
     steps, because such runs have no valid scores."""
     train: bool = True
-    """First train and score the missing runs of the tables at small scale, --seeds of each: all
-    runs of seed 0, then all of seed 1. Existing runs are kept; --no-train trains none."""
+    """First train and score the missing runs of the tables, on smaller data sets than the paper's.
+    Each is trained with --seeds seeds: all runs of seed 0 come first, then all of seed 1. Existing
+    runs are kept; --no-train trains none."""
     jobs: int = 1
     """Number of runs that are trained at the same time. The cores are divided among them."""
     fresh: bool = False
@@ -100,8 +101,9 @@ def run(options: Reproduce) -> None:
     An item is a proposition, equation, figure or table.
 
     Raises:
-      InputError: a trained run has other options or data than its table in `published.toml`, and
-        nothing was done. Or an item or a training failed; the report is written nevertheless.
+      InputError: a trained run has other options or data than `published.toml` names for it; then
+        nothing was measured. Or an item or a training failed; then the report was written with all
+        other items.
     """
     from hyperface.data.datasets import data_directory
     from hyperface.report.html import Page, write_page

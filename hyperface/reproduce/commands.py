@@ -40,13 +40,16 @@ people of its own data set."""
 
 
 class SmallScale(NamedTuple):
-    """The columns of a table for runs at small scale: runs on smaller data than the paper's."""
+    """The columns of a table for runs at small scale: runs on smaller data than the paper's.
+
+    The three lists have one element per column.
+    """
 
     columns: list[str]
     """Title of each column."""
     protocols: list[str]
     """Protocol of each column, such as "lfw", or "FOLDER/PROTOCOL" if its scores are in another
-    folder of the run than "evaluation". "test" stands for the run's own test people."""
+    folder of the run than "evaluation". "test" means the scores on the run's own test people."""
     figures: list[str]
     """Name of the score of each column, such as "accuracy"."""
 
@@ -55,8 +58,8 @@ class SmallScale(NamedTuple):
         """Reads the columns at small scale of a table in `published.toml`.
 
         Args:
-          printed: the table as in `published.toml`. Fields that its entry `small` lacks are those
-            of the columns at the paper's scale.
+          printed: the table as in `published.toml`. Its entry `small` has the fields of this class.
+            Missing fields are copied from the table's columns at the paper's scale.
         """
         columns = [f"small scale: {name}".rstrip(": ") for name in printed.get("columns", [""])]
         whole = {"columns": columns, **{k: printed.get(k) for k in ("protocols", "figures")}}
@@ -86,7 +89,7 @@ def evaluation_of(protocol: str) -> tuple[str, str]:
 
 
 class Command(NamedTuple):
-    """A call of `hyperface train` or `hyperface evaluate`, which makes one run or its scores."""
+    """A call of `hyperface train` or `hyperface evaluate`, which writes one run or its scores."""
 
     program: str
     """Name of the subcommand: train or evaluate."""
@@ -210,12 +213,12 @@ def item_commands(
     """Returns the commands that train and score the runs of some items at small scale.
 
     Runs at small scale use smaller data sets than the paper's. All commands of seed 0 come first,
-    then those of seed 1, and so on. A command whose data set is absent is left out.
+    then those of seed 1, 2, ... A command whose data set is absent is left out.
 
     Args:
       items: items (figures, tables, ...) of one paper.
       tables: name of the item -> its table in `published.toml`.
-      context: gives the number of seeds, and the folders of data and runs.
+      context: contains the number of seeds, and the folders of data and runs.
     """
     # A dictionary as an ordered set: several tables use the same run, which is trained once.
     found: dict[Command, None] = {}
@@ -229,14 +232,13 @@ def item_commands(
 
 
 def mismatched_runs(tables: Iterable[Mapping[str, Any]], context: Context) -> list[str]:
-    """Returns one sentence per trained run that does not fit the table in which it would be shown.
+    """Returns one sentence per trained run whose options or data are not those of `published.toml`.
 
-    Its options or its data are not those that `published.toml` names. The result is [] if all runs
-    fit.
+    A table must not show the scores of such runs. The result is [] if there is none.
 
     Args:
       tables: the tables whose runs are checked, as in `published.toml`.
-      context: gives the folder of runs, and whether runs are shortened.
+      context: contains the folder of runs, and whether runs are shortened.
     """
     rows = [row for printed in tables for row in printed["rows"]]
     shorter = _shorter(context)
@@ -261,7 +263,7 @@ def small_commands(printed: Mapping[str, Any], context: Context, seed: int = 0) 
 
     Args:
       printed: the table as in `published.toml`.
-      context: gives the folders of data and runs.
+      context: contains the folders of data and runs.
       seed: the seed of the runs.
     """
     found: dict[Command, None] = {}
@@ -290,7 +292,7 @@ def small_training(method: str, context: Context, seed: int = 0) -> list[Command
 
     Args:
       method: name of a set of training options in `published.toml`, such as "faces-normface".
-      context: gives the folders of data and runs, and whether training is shortened.
+      context: contains the folders of data and runs, and whether training is shortened.
       seed: the seed of the run.
     """
     shared = published()["methods"][method].get("shared")
@@ -311,7 +313,7 @@ def few_steps(steps: int | None, quick: bool) -> int | None:
 
     Args:
       steps: the option --steps, which takes precedence over --quick; None without it.
-      quick: the option --quick, which stands for 100 steps.
+      quick: the option --quick, which shortens a training to 100 steps.
     """
     return steps or (QUICK_STEPS if quick else None)
 
@@ -324,8 +326,8 @@ def trained_on(method: str) -> str:
 def small_data(item: Item, paper: str) -> list[str]:
     """Returns the names of the data sets that the runs of a table at small scale use.
 
-    The runs are trained or scored on them. The result is [] if the item is not a table of trained
-    runs.
+    They are the data sets of training and of evaluation. The result is [] if the item is not a
+    table of trained runs.
 
     Args:
       item: the item.
@@ -340,15 +342,15 @@ def small_data(item: Item, paper: str) -> list[str]:
 
 
 def absent_files(item: Item, paper: str, context: Context) -> list[str]:
-    """Returns the paths of protocol files that scoring a table at small scale needs and lacks.
+    """Returns the paths of absent protocol files that the scores of a table at small scale need.
 
-    A protocol file is for example LFW's list of pairs. The result is [] if the item is not a table
-    of trained runs.
+    A protocol file is for example LFW's list of pairs. Small scale means smaller data sets than the
+    paper's. The result is [] if the item is not a table of trained runs.
 
     Args:
       item: the item.
       paper: "normface" or "ringloss".
-      context: gives the folder of the data.
+      context: contains the folder of the data.
     """
     if item.measure != RUNS:
         return []
@@ -365,7 +367,7 @@ def small_options(evaluation: str, context: Context) -> tuple[str, list[str]]:
 
     Args:
       evaluation: name of the evaluation, a key of `small` in `published.toml`.
-      context: gives the folder of the data.
+      context: contains the folder of the data.
     """
     about = published()["small"][evaluation]
     words, folder = shlex.split(about["options"]), context.data_dir / "protocols"
@@ -381,9 +383,9 @@ def small_options(evaluation: str, context: Context) -> tuple[str, list[str]]:
 
 
 def absent_data(names: Iterable[str], context: Context) -> list[str]:
-    """Returns those of the named data sets that the user still has to prepare.
+    """Returns the names of those data sets that the user still has to prepare.
 
-    They are absent from the data folder, and are not prepared automatically as "orl_faces" is.
+    These are absent from the data folder, and are not prepared automatically as "orl_faces" is.
     """
     missing = [name for name in names if find(name, context.data_dir) is None]
     return [name for name in missing if name not in AUTOMATIC]
@@ -418,7 +420,8 @@ def full_commands(printed: Mapping[str, Any], rows: Iterable[str], runs: Path) -
 def evaluation(printed: Mapping[str, Any], row: Mapping[str, Any]) -> str:
     """Returns the name of the folder, inside a run's folder, with the row's scores at full scale.
 
-    The row, or else the table, may name it; by default it is "evaluation".
+    It is the entry "evaluation" of the row or, if the row has none, of the table. If both have
+    none, the name is "evaluation".
 
     Args:
       printed: the table as in `published.toml`.
@@ -428,7 +431,9 @@ def evaluation(printed: Mapping[str, Any], row: Mapping[str, Any]) -> str:
 
 
 def training(method: str, runs: Path, seed: int = 0, shorter: str = "") -> list[Command]:
-    """Returns the commands that train a method, after those that train the run it starts from.
+    """Returns the commands that train a method.
+
+    If the run is fine-tuned, the commands that train the run from which it starts come first.
 
     Args:
       method: name of a set of training options in `published.toml`, such as "faces-normface".
@@ -453,8 +458,8 @@ def training(method: str, runs: Path, seed: int = 0, shorter: str = "") -> list[
 def is_of_one_start(method: str) -> bool:
     """Returns whether the runs of all seeds of a method were fine-tuned from one and the same run.
 
-    A method is a named set of training options. Runs of one start are not independent, and
-    comparisons have to count them as one.
+    A method is a named set of training options. Runs that were fine-tuned from the same run are not
+    independent, so comparisons have to count them as one.
     """
     about = published()["methods"][method]
     return bool(about.get("shared")) or ("start" in about and is_of_one_start(about["start"]))

@@ -16,20 +16,20 @@ from hyperface.reproduce.item import HOLDS, Entry
 
 
 class Decisions(NamedTuple):
-    """Which pairs of images a network decides correctly at the best threshold.
+    """The pairs of images that a network classifies correctly as same or different person.
 
-    To decide a pair is to tell whether both images show the same person.
+    The similarity is compared with the threshold of the highest accuracy.
     """
 
     right: np.ndarray
-    """[pairs] bool, whether each pair is decided correctly."""
+    """[pairs] bool, whether each pair is classified correctly."""
     first: np.ndarray
     """[pairs] id or name of the person in the first image of each pair."""
     second: np.ndarray
     """[pairs] id or name of the person in the second image."""
 
     def accuracy(self) -> float:
-        """Returns the accuracy in percent; pairs of one person and pairs of two weigh the same."""
+        """Returns the accuracy in percent: the mean of the accuracies of both kinds of pairs."""
         # Of all pairs of a set only a few are of one person; unweighted, these would not count.
         same = self.first == self.second
         return float(50 * (self.right[same].mean() + self.right[~same].mean()))
@@ -45,22 +45,24 @@ def entry(
     judged: bool = True,
     over_people: Sequence[Difference | None] = (),
 ) -> list[Entry]:
-    """Builds the table entry of a statement that compares scores, such as "A beats B".
+    """Builds the table entry of a sentence that compares scores, such as "A beats B".
 
-    The statement may have several parts, which must all be true. The result is a list with this
-    entry, or [] if a part has no margins.
+    The sentence may consist of several comparisons, its parts, which must all be true. The result
+    is a list with this entry, or [] if a part has no margins.
 
     Args:
-      row: the statement, which is the name of the row.
-      parts: for each part of the statement, seed -> margin: a difference of scores that is above
-        zero if the part is true.
+      row: the sentence, which is the name of the row.
+      parts: for each part, seed -> margin: a difference of scores that is above zero if the part is
+        true.
       column: column of the table.
       unit: unit of the margins.
       starts: number of independently trained networks per method. It is smaller than the number of
-        seeds if runs were fine-tuned from the same network. None takes the number of seeds.
-      judged: False if the statement is judged by another number, and this one is only shown.
-      over_people: for each part, its difference by a bootstrap that resamples people too. Where it
-        is None, or if the sequence is empty, the paired t-test over seeds is used.
+        seeds if runs were fine-tuned from the same network. None means the number of seeds.
+      judged: whether this entry decides if the sentence is true. False if another entry does, and
+        this one is only shown.
+      over_people: for each part, the difference of scores with an interval from a bootstrap over
+        people and seeds. For a part with None, and if the sequence is empty, the interval is that
+        of the paired t-test over seeds.
     """
     if not parts or not all(parts):
         return []
@@ -76,14 +78,15 @@ def entry(
 
 
 def per_seed(row: str, *parts: Sequence[float] | np.ndarray, unit: str = "points") -> list[Entry]:
-    """Builds the table entry of a statement from arrays of margins with one number per seed.
+    """Builds the table entry of a sentence from arrays of margins with one number per seed.
 
-    The result is a list with this entry, or [] if a part has no margin.
+    The sentence compares scores, such as "A beats B". The result is a list with this entry, or []
+    if a part has no margin.
 
     Args:
-      row: the statement, which is the name of the row.
-      *parts: for each part of the statement, [seeds] margins: differences of scores that are above
-        zero if the part is true. NaN for a seed that is left out.
+      row: the sentence, which is the name of the row.
+      *parts: for each comparison in the sentence, [seeds] margins: differences of scores that are
+        above zero if the comparison is true. NaN for a seed that is left out.
       unit: unit of the margins.
     """
     finite = [dict(enumerate(map(float, part))) for part in parts]
@@ -103,7 +106,7 @@ def paired_t(
     Args:
       margins: one difference of scores per seed; infinite if one of the two runs diverged.
       starts: number of independently trained networks, which the result records. It is smaller than
-        the number of seeds if runs were fine-tuned from the same network. None takes the number of
+        the number of seeds if runs were fine-tuned from the same network. None means the number of
         seeds.
       level: confidence level of the interval.
     """
@@ -130,16 +133,16 @@ def of_decisions(
     *,
     starts: int | None = None,
 ) -> Entry:
-    """Returns the table entry of the statement that one method verifies better than another.
+    """Returns the table entry of a sentence that one method verifies better than another.
 
-    The confidence interval comes from a bootstrap that draws people and seeds with replacement.
+    The confidence interval comes from a bootstrap that resamples people and seeds.
 
     Args:
-      row: the statement, which is the name of the row.
+      row: the sentence, which is the name of the row.
       better: decisions of the method that should verify better, one `Decisions` per seed.
       than: decisions of the other method about the same pairs, one per seed.
       starts: number of independently trained networks per method. It is smaller than the number of
-        seeds if runs were fine-tuned from the same network. None takes the number of seeds.
+        seeds if runs were fine-tuned from the same network. None means the number of seeds.
     """
     gains = [
         first.accuracy() - second.accuracy() for first, second in zip(better, than, strict=True)
@@ -154,13 +157,13 @@ def difference(
 ) -> Difference:
     """Returns the difference of two methods' accuracies, with its confidence interval.
 
-    The interval comes from a bootstrap that draws people and seeds with replacement.
+    The interval comes from a bootstrap that resamples people and seeds.
 
     Args:
       better: decisions of the first method, one `Decisions` per seed.
       than: decisions of the second method about the same pairs, one per seed.
       starts: number of independently trained networks per method. It is smaller than the number of
-        seeds if runs were fine-tuned from the same network. None takes the number of seeds.
+        seeds if runs were fine-tuned from the same network. None means the number of seeds.
     """
     return difference_of_accuracies(
         np.array([first.right for first in better]),

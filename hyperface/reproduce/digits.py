@@ -73,7 +73,7 @@ class Trained(NamedTuple):
         return np.argmax(logits, axis=1) == self.labels["test"]
 
     def norms(self, split: str = "test") -> np.ndarray:
-        """Returns the norms of the features of a split, [images]."""
+        """Returns the norms of the features of a split ("train" or "test"), [images]."""
         return np.linalg.norm(self.features[split], axis=1)
 
     def class_norms(self, split: str = "test") -> np.ndarray:
@@ -87,11 +87,13 @@ class Trained(NamedTuple):
 
 
 def experiment(name: str, context: Context, **softmax: float | str) -> Experiment:
-    """Returns a shipped experiment, shortened if the command asks for it, with another softmax.
+    """Returns an experiment that comes with the library, with other fields of its softmax loss.
+
+    It is shortened if the command has --steps or --quick.
 
     Args:
       name: name of the experiment, such as "mnist-plane-softmax".
-      context: gives the number of steps, by --steps or --quick.
+      context: contains the number of steps, from --steps or --quick.
       **softmax: fields of the experiment's softmax loss and their new values, such as scale=4.0.
     """
     found = dataclasses.replace(experiments.load(name), compare=())
@@ -109,13 +111,13 @@ def experiment(name: str, context: Context, **softmax: float | str) -> Experimen
 
 
 def train_runs(experiment: Experiment, label: str, context: Context) -> list[Trained]:
-    """Returns one run per seed; a run that is not there yet is trained first.
+    """Returns one run per seed. Runs that do not exist yet are trained first.
 
     Args:
       experiment: the experiment to train. Its seed is replaced by 0, 1, ...
       label: the beginning of the names of the runs' folders. It must be different for each
         experiment.
-      context: gives the folders and the number of seeds.
+      context: contains the folders and the number of seeds.
     """
     return [
         _run(dataclasses.replace(experiment, seed=seed), label, context)
@@ -129,7 +131,7 @@ def _run(experiment: Experiment, label: str, context: Context) -> Trained:
     Args:
       experiment: the experiment with its seed.
       label: the beginning of the name of the run's folder.
-      context: gives the folders.
+      context: contains the folders.
     """
     size = f"{label}-{experiment.steps}-steps-{SHOWN[context.quick]}-images-seed{experiment.seed}"
     folder = context.out / "runs" / size
@@ -183,7 +185,7 @@ def scale_of(context: Context, name: str, images: bool = True) -> str:
     """Describes the runs of an experiment in words, for the report.
 
     Args:
-      context: gives the number of steps and of seeds.
+      context: contains the number of steps and of seeds.
       name: name of the experiment.
       images: whether the number of images is stated too.
     """
@@ -205,12 +207,12 @@ def per_run(runs: list[Trained], score: Callable[[Trained], float]) -> list[floa
 
 
 def compared(row: str, better: np.ndarray, than: np.ndarray) -> Entry:
-    """Returns the table entry of a statement that some runs classify more images correctly.
+    """Returns the table entry of a sentence: some runs classify more images correctly than others.
 
     Its confidence interval comes from a bootstrap over images and seeds.
 
     Args:
-      row: the statement, which is the name of the row.
+      row: the sentence, which is the name of the row.
       better: [seeds, images] 1 for a correctly classified image, 0 for another one. A difference of
         two such arrays is allowed, to compare how much two methods gain.
       than: [seeds, images] the same for the runs that should classify fewer images correctly.
@@ -225,7 +227,7 @@ def softmax_runs(context: Context, dim: int = 2, **term: float | str) -> list[Tr
     """Returns the runs of the experiment mnist-plane-softmax, one per seed; trains missing ones.
 
     Args:
-      context: gives the folders, the steps and the number of seeds.
+      context: contains the folders, the steps and the number of seeds.
       dim: number of dimensions of a feature.
       **term: fields of the experiment's softmax loss and their new values, such as bias=True.
     """

@@ -20,10 +20,11 @@ def convergence(context: Context) -> Measured:
     Proposition 2 keeps the loss high.
 
     Args:
-      context: the folders and settings of the command.
+      context: the folders and settings of `hyperface reproduce`.
 
     Returns:
-      An `Outcome` with measured values and tested statements, and the figures by caption.
+      An `Outcome`, which contains the measured values and the tested sentences of the paper, and
+      a dictionary caption -> figure.
     """
     entries, curves, last = [], {}, {}
     for name, scale in (("no scale", 1.0), ("scale 10", 10.0), ("learned", "learned")):
@@ -73,10 +74,11 @@ def scales(context: Context) -> Measured:
     """Measures the MNIST test accuracy of a cosine softmax at five fixed scales.
 
     Args:
-      context: the folders and settings of the command.
+      context: the folders and settings of `hyperface reproduce`.
 
     Returns:
-      An `Outcome` with measured values and tested statements, and the figures by caption.
+      An `Outcome`, which contains the measured values and the tested sentences of the paper, and
+      a dictionary caption -> figure.
     """
     entries = []
     for scale in SCALES:
@@ -97,10 +99,11 @@ def distortion(context: Context) -> Measured:
     (class weights) of their classes.
 
     Args:
-      context: the folders and settings of the command.
+      context: the folders and settings of `hyperface reproduce`.
 
     Returns:
-      An `Outcome` with measured values and tested statements, and the figures by caption.
+      An `Outcome`, which contains the measured values and the tested sentences of the paper, and
+      a dictionary caption -> figure.
     """
     runs = digits.train_runs(digits.experiment("mnist-plane-normface", context), "scale-7", context)
     last = [run.metrics[-1]["distortion"] for run in runs]

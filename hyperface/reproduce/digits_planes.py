@@ -17,14 +17,15 @@ NEAR = 0.5
 def similarities(context: Context) -> Measured:
     """Measures NormFace, Table 1, on MNIST: whether normalised features verify better.
 
-    Pairs of one digit and pairs of two are distinguished by inner product and by Euclidean
-    distance, before and after the features are normalised.
+    To verify is to tell whether two images show the same digit. That is done by the inner product
+    and by the Euclidean distance of two features, before and after these are normalised.
 
     Args:
-      context: the folders and settings of the command.
+      context: the folders and settings of `hyperface reproduce`.
 
     Returns:
-      An `Outcome` with measured values and tested statements, and the figures by caption.
+      An `Outcome`, which contains the measured values and the tested sentences of the paper, and
+      a dictionary caption -> figure.
     """
     runs = digits.softmax_runs(context)
     entries, found = [], {}
@@ -68,10 +69,11 @@ def softmax_plane(context: Context) -> Measured:
     apart than two of different classes, and angles tell classes better than distances.
 
     Args:
-      context: the folders and settings of the command.
+      context: the folders and settings of `hyperface reproduce`.
 
     Returns:
-      An `Outcome` with measured values and tested statements, and the figures by caption.
+      An `Outcome`, which contains the measured values and the tested sentences of the paper, and
+      a dictionary caption -> figure.
     """
     runs = digits.softmax_runs(context)
     before, after = (
@@ -158,10 +160,10 @@ def _nearer(run: Trained, normalized: bool) -> float:
 def marked(run: Trained) -> dict[str, np.ndarray]:
     """Finds three training features that show why distances mislead (NormFace, Figure 2's caption).
 
-    f_2 and f_3 have the same class. f_1 has another class, but is nearer to f_2 than f_3 is. The
-    candidates are correctly classified features: those at the tenth and at the ninetieth percentile
-    of each class' norms. Of these, the three with the largest ratio ||f_3 - f_2|| / ||f_1 - f_2||
-    are taken.
+    f_2 and f_3 have the same class. f_1 has another class, but is nearer to f_2 than f_3 is. From
+    each class, two correctly classified features are considered: those at the tenth and at the
+    ninetieth percentile of the feature norms. Of these, the three with the largest ratio
+    ||f_3 - f_2|| / ||f_1 - f_2|| are returned.
 
     Returns:
       {"f_1": [dim], "f_2": [dim], "f_3": [dim]}, or {} if the ratio never exceeds 1.
@@ -192,10 +194,11 @@ def bias_plane(context: Context) -> Measured:
     Such a cluster has every direction, so after normalisation it is spread over the circle.
 
     Args:
-      context: the folders and settings of the command.
+      context: the folders and settings of `hyperface reproduce`.
 
     Returns:
-      An `Outcome` with measured values and tested statements, and the figures by caption.
+      An `Outcome`, which contains the measured values and the tested sentences of the paper, and
+      a dictionary caption -> figure.
     """
     free, biased = digits.softmax_runs(context), digits.softmax_runs(context, bias=True)
     both = {"no bias": free, "with a bias": biased}

@@ -17,10 +17,11 @@ def ring_planes(context: Context) -> Measured:
     It also measures the test accuracy, and which digits have long features without Ring loss.
 
     Args:
-      context: the folders and settings of the command.
+      context: the folders and settings of `hyperface reproduce`.
 
     Returns:
-      An `Outcome` with measured values and tested statements, and the figures by caption.
+      An `Outcome`, which contains the measured values and the tested sentences of the paper, and
+      a dictionary caption -> figure.
     """
     entries, drawn, deviation, rights = [], {}, {}, {}
     plain = digits.softmax_runs(context)
@@ -81,10 +82,11 @@ def digit_eight(context: Context) -> Measured:
     The features are those of the digit 8 in the plane, under softmax loss.
 
     Args:
-      context: the folders and settings of the command.
+      context: the folders and settings of `hyperface reproduce`.
 
     Returns:
-      An `Outcome` with measured values and tested statements, and the figures by caption.
+      An `Outcome`, which contains the measured values and the tested sentences of the paper, and
+      a dictionary caption -> figure.
     """
     runs = digits.softmax_runs(context)
     entries, angles = [], {}
@@ -158,10 +160,11 @@ def class_norms(context: Context) -> Measured:
     The norm ratio is the mean norm of a class' features, divided by that of all features.
 
     Args:
-      context: the folders and settings of the command.
+      context: the folders and settings of `hyperface reproduce`.
 
     Returns:
-      An `Outcome` with measured values and tested statements, and the figures by caption.
+      An `Outcome`, which contains the measured values and the tested sentences of the paper, and
+      a dictionary caption -> figure.
     """
     found = {
         "softmax": digits.softmax_runs(context),

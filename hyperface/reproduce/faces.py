@@ -36,10 +36,10 @@ SIMILARITIES = ("Inner-Product", "Euclidean")
 def decide_all_pairs(
     features: np.ndarray, labels: np.ndarray, similarity: str, *, normalized: bool
 ) -> Decisions:
-    """Decides for all pairs of images whether they show one class, at the most accurate threshold.
+    """Classifies all pairs of images as same or different, and tells which results are correct.
 
-    At this threshold the mean of the true accept rate and 1 - false accept rate is largest, so both
-    kinds of pairs weigh the same.
+    The threshold is the one with the highest mean of the accuracy on same pairs and of that on
+    different pairs.
 
     Args:
       features: [images, dim].
@@ -68,7 +68,9 @@ def decide_all_pairs(
 def decide_list(
     named: NamedFeatures, pairs: PairList, similarity: str, *, normalized: bool
 ) -> Decisions:
-    """Decides the pairs of a list, each fold at the threshold that is best on the other folds.
+    """Classifies the pairs of a list as same or different, and tells which results are correct.
+
+    The list is divided into folds. The threshold for a fold is the best one on the other folds.
 
     Args:
       named: features of the list's images. Their names are "person/file".
@@ -95,14 +97,15 @@ def decide_list(
 def normalization(context: Context) -> Measured:
     """Measures NormFace, Table 1, on faces: accuracy before and after features are normalised.
 
-    The pairs are all pairs of the test people's images and, if LFW is there, its list. Features are
-    those of the images alone, without mirror images.
+    The pairs are all pairs of the test people's images and, if the data set LFW was prepared, the
+    pairs of its list. Features are those of the images alone, without mirror images.
 
     Args:
-      context: the folders and settings of the command.
+      context: the folders and settings of `hyperface reproduce`.
 
     Returns:
-      An `Outcome` with measured values and tested statements, and the figures by caption.
+      An `Outcome`, which contains the measured values and the tested sentences of the paper, and
+      a dictionary caption -> figure.
     """
     runs = _runs(context)
     every = [feature_cache.features(run, context, ("test",))["test"] for run in runs]
@@ -167,10 +170,11 @@ def mirror(context: Context) -> Measured:
     It is compared with the image alone and with both features concatenated.
 
     Args:
-      context: the folders and settings of the command.
+      context: the folders and settings of `hyperface reproduce`.
 
     Returns:
-      An `Outcome` with measured values and tested statements, and the figures by caption.
+      An `Outcome`, which contains the measured values and the tested sentences of the paper, and
+      a dictionary caption -> figure.
     """
     every = [feature_cache.features(run, context, ("test",))["test"] for run in _runs(context)]
     merged = {
@@ -225,10 +229,11 @@ def distortion(context: Context) -> Measured:
     (class weights) of their classes.
 
     Args:
-      context: the folders and settings of the command.
+      context: the folders and settings of `hyperface reproduce`.
 
     Returns:
-      An `Outcome` with measured values and tested statements, and the figures by caption.
+      An `Outcome`, which contains the measured values and the tested sentences of the paper, and
+      a dictionary caption -> figure.
     """
     entries, curves, sizes = [], {}, []
     for name, method in DISTORTED.items():

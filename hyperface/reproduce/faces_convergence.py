@@ -57,10 +57,11 @@ def convergence(context: Context) -> Measured:
     the verification accuracy. Without a scale the bound keeps the loss high.
 
     Args:
-      context: the folders and settings of the command.
+      context: the folders and settings of `hyperface reproduce`.
 
     Returns:
-      An `Outcome` with measured values and tested statements, and the figures by caption.
+      An `Outcome`, which contains the measured values and the tested sentences of the paper, and
+      a dictionary caption -> figure.
     """
     found = {row: _trained(context, method) for row, method in METHODS.items()}
     entries = []

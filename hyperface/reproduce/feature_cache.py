@@ -43,7 +43,7 @@ def embed(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Returns the features [images, dim] and the labels [images] of a split.
 
-    They are computed at each call, and shown by a progress bar.
+    They are computed at each call, with a progress bar.
 
     Args:
       split: the images.
@@ -97,8 +97,8 @@ def features(
 
     Args:
       run: folder of the run.
-      context: gives the folders of the data and of the stored features.
-      splits: the splits to return, "train", "test" or both.
+      context: contains the folders of the data and of the stored features.
+      splits: names of the splits to return, among "train" and "test". By default both.
     """
     data = json.loads((run / "config.json").read_text())["experiment"]["data"]
     folder, by_split = _folder(run, data["name"], context), {}
@@ -130,7 +130,7 @@ def named_features(
       run: folder of the run.
       dataset: name of the prepared data set; its images must have names.
       wanted: names of the images, such as those in a protocol's list of pairs.
-      context: gives the folders of the data and of the stored features.
+      context: contains the folders of the data and of the stored features.
 
     Raises:
       InputError: the data set lacks a named image.

@@ -63,7 +63,8 @@ def normalization(context: Context) -> Measured:
       context: not used, because no data and no run is needed.
 
     Returns:
-      An `Outcome` with measured values and tested statements, and the figures by caption.
+      An `Outcome`, which contains the measured values and the tested sentences of the paper, and
+      a dictionary caption -> figure.
     """
     # In float64: finite differences with this step are noise in float32.
     with jax.enable_x64(True):
@@ -172,7 +173,8 @@ def softmax_formulas(context: Context) -> Measured:
       context: not used, because no data and no run is needed.
 
     Returns:
-      An `Outcome` with measured values and tested statements, and the figures by caption.
+      An `Outcome`, which contains the measured values and the tested sentences of the paper, and
+      a dictionary caption -> figure.
     """
     rng = np.random.default_rng(0)
     features, agents, bias = rng.normal(size=(40, 8)), rng.normal(size=(10, 8)), rng.normal(size=10)
@@ -239,7 +241,8 @@ def reformulations(context: Context) -> Measured:
       context: not used, because no data and no run is needed.
 
     Returns:
-      An `Outcome` with measured values and tested statements, and the figures by caption.
+      An `Outcome`, which contains the measured values and the tested sentences of the paper, and
+      a dictionary caption -> figure.
     """
     rng = np.random.default_rng(0)
     features, agents = rng.normal(size=(200, 8)), rng.normal(size=(10, 8))
@@ -281,7 +284,8 @@ def norm_in_softmax(context: Context) -> Measured:
       context: not used, because no data and no run is needed.
 
     Returns:
-      An `Outcome` with measured values and tested statements, and the figures by caption.
+      An `Outcome`, which contains the measured values and the tested sentences of the paper, and
+      a dictionary caption -> figure.
     """
     angles = np.linspace(0, 2 * np.pi, 10, endpoint=False)
     agents = np.stack([np.cos(angles), np.sin(angles)], axis=1)
@@ -318,7 +322,8 @@ def ring(context: Context) -> Measured:
       context: not used, because no data and no run is needed.
 
     Returns:
-      An `Outcome` with measured values and tested statements, and the figures by caption.
+      An `Outcome`, which contains the measured values and the tested sentences of the paper, and
+      a dictionary caption -> figure.
     """
     with jax.enable_x64(True):
         features = np.random.default_rng(0).normal(size=(20, 4))

@@ -36,7 +36,7 @@ xavier = jax.nn.initializers.glorot_uniform()
 class Setting(NamedTuple):
     """The hyper-parameters of the objective: a weighted sum of four losses.
 
-    Each field is a number. In the compiled program it is an array with one number per setting.
+    Each field is a number. The compiled program passes arrays with one number per setting.
     """
 
     softmax: Number = 1.0
@@ -82,14 +82,15 @@ def train(
 
     A head is a small network from features to features: a linear layer, a PReLU and a linear layer,
     with class weights for the losses. The seed determines the initial parameters and the batches,
-    so all settings share both. For each image of a batch, the image or its mirror image is drawn.
+    so all settings share both. For each image of a batch, either the image or its mirror image is
+    used, at random.
 
     Args:
       settings: the hyper-parameters of each objective.
       features: [images, 2, dim] features of each image and of its mirror image.
       labels: [images] class ids, counted from 0.
       seeds: number of seeds, counted from 0.
-      steps: number of steps of SGD; the rate drops to a tenth for the last fifth.
+      steps: number of steps of SGD. The learning rate is a tenth in the last fifth of the steps.
       progress: function that is called with (number of finished steps, number of all steps).
 
     Returns:
@@ -122,8 +123,8 @@ def first(key: jax.Array, data: tuple[jax.Array, jax.Array], classes: int, steps
     Args:
       key: the random key of the seed.
       data: features [images, 2, dim] of each image and of its mirror image, and labels [images].
-      classes: number of classes, so of rows of the agents (class weights) and of the centers.
-      steps: number of all steps, which sets the learning rate.
+      classes: number of classes: the number of agents (class weights) and of centers.
+      steps: number of all steps of the training, on which the learning rate depends.
     """
     inner, outer, agents = jax.random.split(jax.random.fold_in(key, 1), 3)
     params = {
@@ -157,10 +158,10 @@ def some_steps(
       carry: the state before these steps.
       key: the random key of the seed.
       setting: the hyper-parameters of the objective.
-      start: number of steps finished before.
-      stop: number of steps finished afterwards.
+      start: number of the first step, counted from 0.
+      stop: number of the step before which this function stops.
       data: features [images, 2, dim] of each image and of its mirror image, and labels [images].
-      steps: number of all steps, which sets the learning rate.
+      steps: number of all steps of the training, on which the learning rate depends.
 
     Returns:
       The state after these steps.
@@ -222,9 +223,9 @@ def embed(params: Params, features: jax.Array) -> jax.Array:
 def drawn(
     key: jax.Array, step: jax.Array | int, data: tuple[jax.Array, jax.Array]
 ) -> tuple[jax.Array, jax.Array]:
-    """Draws the batch of a step at random: features [batch, dim] and labels [batch].
+    """Returns a random batch for a step: features [batch, dim] and labels [batch].
 
-    For each example, the image or its mirror image is taken at random.
+    For each example, either the image or its mirror image is used, at random.
 
     Args:
       key: the random key of the seed.

@@ -49,21 +49,21 @@ class Item(NamedTuple):
     """Names of the methods whose trained runs the measurement needs. A method is a named set of
     training options in `published.toml`."""
     uses: tuple[str, ...] = ()
-    """Names of further data sets, which the measurement uses if they are there."""
+    """Names of further data sets, which the measurement uses if they were prepared."""
     other_data: bool = False
     """Whether our measurement differs in kind from the paper's: on other data, or with small heads
     on fixed features instead of whole networks."""
     statements: Callable[[Scores], Statements] | None = None
-    """For a table of trained runs, the function that tests the paper's sentences about the table.
-    It gets the scores of one column. None if there is nothing to test."""
+    """For a table of trained runs, a function from the scores of one column to the comparisons that
+    test the paper's sentences about the table. None if there is no such sentence."""
 
 
 @dataclass(frozen=True)
 class Entry:
     """The measured value of one cell of an item's table: a single number, or one per seed.
 
-    A cell can also be a statement: a sentence such as "A verifies better than B", and whether it
-    holds.
+    An entry can also be a statement: a sentence such as "A verifies better than B", and whether it
+    is true.
     """
 
     row: str
@@ -79,12 +79,13 @@ class Entry:
     spread: float | None = None
     """The standard deviation of a single number, if its protocol reports one; else None."""
     parts: tuple[Difference, ...] = ()
-    """For a statement that compares scores: the difference of scores in each of its parts, which
-    must all be true. Empty for other entries."""
+    """For a statement that compares scores: one difference of scores per comparison in it, each of
+    which must be above zero. Empty for other entries."""
     judged: bool = True
-    """Whether the statement gets its verdict from this comparison; if not, it is only shown."""
+    """Whether this entry decides if the statement is true. If False, it is only shown."""
     note: str = ""
-    """A remark, shown in brackets after the value; for a comparison, the unit of its parts."""
+    """A remark, shown in brackets after the value. For a statement that compares scores, the unit
+    of `parts`."""
 
     @classmethod
     def of(
@@ -125,7 +126,8 @@ class Outcome:
     entries: list[Entry]
     """The cells of the item's table that have a value."""
     scale: str
-    """The sizes and settings of the measurement, in words for the report."""
+    """A description of the measurement's sizes and settings for the report, such as the numbers of
+    images and steps."""
     pictures: dict[str, str] = field(default_factory=dict)
     """Caption -> name of a PNG file in the folder of the result."""
     missing: dict[str, str] = field(default_factory=dict)
@@ -195,7 +197,7 @@ def write_result(
       key: the settings, code and data on which the result depends, as `commands.result_key` returns
         them. `read_result` compares them.
       outcome: the result of the measurement.
-      figures: caption -> figure, written as `figure-1.png` and so on.
+      figures: caption -> figure. They are written as `figure-1.png`, `figure-2.png`, ...
 
     Returns:
       The outcome, whose `pictures` now contain the names of these files.
@@ -214,12 +216,12 @@ def write_result(
 
 
 def read_result(folder: Path, key: dict[str, Any] | None = None) -> Outcome | None:
-    """Reads the result of an item; returns None if there is none, or one with another key.
+    """Reads the result of an item; returns None if there is none, or if it has another key.
 
     Args:
       folder: folder of the item.
-      key: the settings, code and data on which the result depends. A stored result with another key
-        is out of date. None accepts a result with any key.
+      key: the settings, code and data on which the result depends, as `commands.result_key` returns
+        them. A stored result with another key is out of date. None accepts a result with any key.
     """
     path = folder / RESULT
     if not path.exists():

@@ -21,15 +21,17 @@ NORMALIZED = (
 
 
 def table_2(scores: Scores) -> Statements:
-    """Tests the statements about Table 2 and those of section 5.2, on LFW's 6,000 pairs.
+    """Returns the comparisons that test the sentences about NormFace's Table 2 and in section 5.2.
+
+    The scores are accuracies on LFW's 6,000 pairs.
 
     Most runs were fine-tuned, as in the paper. Some were trained from random weights.
 
     Args:
-      scores: the scores in one column of the table, by row and seed.
+      scores: the scores in one column of the table: name of the row -> seed -> score.
 
     Returns:
-      Sentence of the paper -> its parts: comparisons of scores, which must all be true.
+      Sentence of the paper -> its comparisons of scores. It is true if all of them are true.
     """
     above, scratch = scores.above, f"{FEATURES}, from random weights"
     return {
@@ -71,13 +73,15 @@ def table_2(scores: Scores) -> Statements:
 
 
 def figure_8(scores: Scores) -> Statements:
-    """Tests the statement about Figure 8: accuracy against the weight of a loss.
+    """Returns the comparison that tests the sentence about NormFace's Figure 8.
+
+    The figure shows the accuracy against the weight of C-contrastive loss and of center loss.
 
     Args:
-      scores: the scores in one column of the table, by row and seed.
+      scores: the scores in one column of the table: name of the row -> seed -> score.
 
     Returns:
-      Sentence of the paper -> its parts: comparisons of scores, which must all be true.
+      Sentence of the paper -> its comparisons of scores. It is true if all of them are true.
     """
     weights = ("0.001", "0.01", "0.1", "1")
     center, c_contrastive = (
@@ -91,13 +95,13 @@ def figure_8(scores: Scores) -> Statements:
 
 
 def table_3(scores: Scores) -> Statements:
-    """Tests the statements about Table 3: LFW by the BLUFR protocol.
+    """Returns the comparisons that test the sentences about Table 3: LFW by the BLUFR protocol.
 
     Args:
-      scores: the scores in one column of the table, by row and seed.
+      scores: the scores in one column of the table: name of the row -> seed -> score.
 
     Returns:
-      Sentence of the paper -> its parts: comparisons of scores, which must all be true.
+      Sentence of the paper -> its comparisons of scores. It is true if all of them are true.
     """
     center, both = f"ResNet, {CENTER}", f"ResNet, {BOTH}"
     maxout = [f"MaxOut, {BOTH}", f"MaxOut, {C_CONTRASTIVE}"]
@@ -117,13 +121,13 @@ def table_3(scores: Scores) -> Statements:
 
 
 def table_4(scores: Scores) -> Statements:
-    """Tests the statements about Table 4: LFW's 6,000 pairs with Wu's network.
+    """Returns the comparisons that test the sentences about Table 4: LFW's pairs, Wu's network.
 
     Args:
-      scores: the scores in one column of the table, by row and seed.
+      scores: the scores in one column of the table: name of the row -> seed -> score.
 
     Returns:
-      Sentence of the paper -> its parts: comparisons of scores, which must all be true.
+      Sentence of the paper -> its comparisons of scores. It is true if all of them are true.
     """
     # Wu's own score is without mirror images, and not comparable with the normalised rows (5.2).
     mirror = "softmax + mirror, not normalised"
@@ -136,13 +140,13 @@ def table_4(scores: Scores) -> Statements:
 
 
 def table_5(scores: Scores) -> Statements:
-    """Tests the statements about Table 5 and Figure 9: verification of videos (YTF).
+    """Returns the comparisons that test the sentences about Table 5 and Figure 9: videos (YTF).
 
     Args:
-      scores: the scores in one column of the table, by row and seed.
+      scores: the scores in one column of the table: name of the row -> seed -> score.
 
     Returns:
-      Sentence of the paper -> its parts: comparisons of scores, which must all be true.
+      Sentence of the paper -> its comparisons of scores. It is true if all of them are true.
     """
     above = scores.above
     histograms = {

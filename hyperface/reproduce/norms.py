@@ -31,15 +31,17 @@ FAR = 0.01
 def quality(context: Context) -> Measured:
     """Measures how well each loss' feature norms indicate image quality, once per seed.
 
-    A genuine pair shows one person twice. It is refused if its score is below the threshold of a
-    false accept rate of 1 %. If the images of lowest norm are left out, a smaller share of genuine
-    pairs should be refused. The runs are trained on ORL faces.
+    A genuine pair has two images of one person. It is rejected if its similarity is below the
+    threshold at which 1 % of the pairs of different people are accepted. If norms indicate quality,
+    the share of rejected genuine pairs falls when the images of lowest norm are left out. The runs
+    are trained on ORL faces.
 
     Args:
-      context: the folders and settings of the command.
+      context: the folders and settings of `hyperface reproduce`.
 
     Returns:
-      An `Outcome` with measured values and tested statements, and the figures by caption.
+      An `Outcome`, which contains the measured values and the tested sentences of the paper, and
+      a dictionary caption -> figure.
     """
     entries, figures, sizes, missing = [], {}, [], {}
     for name, method in LOSSES.items():
@@ -68,7 +70,7 @@ def measure(run: Path, context: Context) -> dict[float, NormQuality]:
 
     Args:
       run: folder of the run.
-      context: gives the folder of the data.
+      context: contains the folder of the data.
 
     Returns:
       Factor by which the images are smaller in area (1, 16 or 64) -> the measured quality.
@@ -85,7 +87,7 @@ def measure(run: Path, context: Context) -> dict[float, NormQuality]:
 
 
 def of_all_pairs(features: np.ndarray, labels: np.ndarray) -> NormQuality:
-    """Measures how well feature norms indicate image quality, over all pairs of images.
+    """Measures how well feature norms indicate image quality, over all pairs of the given images.
 
     Args:
       features: [images, dim], not normalised.

@@ -65,8 +65,8 @@ def section(shown: Shown, printed: Mapping[str, Any], verdicts: Verdicts) -> Sec
     Args:
       shown: the item and its outcome.
       printed: the item as in `published.toml`; {} if the paper prints no value of it.
-      verdicts: (item, row, column) of each statement of the paper -> "yes", "no" or "undecided", as
-        `judge` returns.
+      verdicts: (item, row, column) of each tested sentence of the paper -> "yes", "no" or
+        "undecided", as `judge` returns.
     """
     item, outcome = shown.item, shown.outcome
     notes = [printed["note"]] if "note" in printed else []
@@ -89,16 +89,18 @@ def section(shown: Shown, printed: Mapping[str, Any], verdicts: Verdicts) -> Sec
 
 
 def judge(outcomes: Mapping[str, Outcome | None]) -> Verdicts:
-    """Decides which statements of a paper hold.
+    """Returns a verdict for each statement (sentence) of a paper that was tested.
 
-    A statement without a comparison, such as that a bound is never exceeded, holds if it holds for
-    every seed. All comparisons of scores are decided together, with Holm's correction.
+    A statement without a comparison of scores, such as that a bound is never exceeded, gets "yes"
+    if it is true for every seed, "no" if for none, and "undecided" if for some. A statement that
+    compares scores gets "yes" or "no" only if the difference is significant, with Holm's correction
+    for the number of such statements.
 
     Args:
       outcomes: name of each item -> its outcome; None for an item that was not measured.
 
     Returns:
-      (item, row, column) of each statement -> "yes", "no" or "undecided".
+      (name of the item, row, column) of each statement -> "yes", "no" or "undecided".
     """
     found, compared = {}, {}
     for item, outcome in outcomes.items():
@@ -119,9 +121,9 @@ def shown_entry(entry: Entry, verdict: str = "") -> str:
     """Formats an entry: '98.66 ± 0.050 %', 'yes', 'yes, 3 of 3 seeds, by 0.20 [0.10, 0.30] points'.
 
     Args:
-      entry: the measured value or statement.
-      verdict: "yes", "no" or "undecided" for a statement; "" for a value, and for a statement that
-        is not judged.
+      entry: a measured value, or a statement: a tested sentence of the paper.
+      verdict: "yes", "no" or "undecided" for a statement. "" for a value, and for a statement that
+        is only shown (`entry.judged` is False).
     """
     if entry.unit != HOLDS:
         value = f"{_number(entry.values, entry.digits, entry.spread)} {entry.unit}".strip()
@@ -329,15 +331,15 @@ def summary(
     *,
     shortened: bool = False,
 ) -> str:
-    """Returns a text that says how much of a paper was measured and which statements hold.
+    """Returns a text that says how much of a paper was measured, and which of its sentences hold.
 
-    It has one line per statement that does not hold or is undecided.
+    It has one line per statement (tested sentence) that does not hold or is undecided.
 
     Args:
       shown: the paper's items.
       printed: the paper as in `published.toml`: name of the item -> its printed values.
-      verdicts: (item, row, column) of each statement -> "yes", "no" or "undecided", as `judge`
-        returns.
+      verdicts: (item, row, column) of each tested sentence of the paper -> "yes", "no" or
+        "undecided", as `judge` returns.
       shortened: whether training runs were shortened, so that their scores mean little.
     """
     kinds = [_kind(one, printed.get(one.item.name, {})) for one in shown]

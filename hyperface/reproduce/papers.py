@@ -22,11 +22,15 @@ TITLES = {
 
 @cache
 def published() -> dict[str, Any]:
-    """Returns the content of `published.toml` as a dictionary.
+    """Returns the content of `published.toml` as a dictionary with these keys:
 
-    The keys are "items" (paper -> its items), the name of each paper (item -> its table with the
-    printed values), "methods" (name -> training options), "small" (evaluations at small scale) and
-    "data".
+    - "items": paper -> name of the item (figure, table, ...) -> the fields of its `Item`.
+    - "normface" and "ringloss": name of the item -> its printed values, in a list "rows", and the
+      settings of its table.
+    - "methods": name of a run -> {"train": options of hyperface train}, and "start", the name of
+      the run that is fine-tuned, if there is one.
+    - "small": name of an evaluation on small data sets -> its options, data set and protocol file.
+    - "data": name of a data set -> what it is, and the command that prepares it.
     """
     return tomllib.loads(files("hyperface.reproduce").joinpath("published.toml").read_text("utf-8"))
 
@@ -41,9 +45,9 @@ def function(name: str) -> Callable[..., Any]:
 def measurement(item: Item) -> Callable[[Context], Measured]:
     """Imports and returns the function that measures an item.
 
-    The function takes the folders and settings of the command. It returns the measured values and
-    statements, and caption -> figure. A table of trained runs has no such function: `runs.read`
-    reads it.
+    Its argument is the folders and settings of `hyperface reproduce`. It returns an `Outcome`,
+    which contains the measured values, and a dictionary caption -> figure. An item with the measure
+    "runs", a table of trained runs, has no such function: `runs.read` reads its scores.
     """
     return function(item.measure)
 
@@ -70,7 +74,7 @@ def items(paper: str, only: tuple[str, ...] = ()) -> list[Item]:
 
     Args:
       paper: "normface" or "ringloss".
-      only: names of the items to return; all by default.
+      only: names of the items to return; () returns all.
 
     Raises:
       InputError: the paper or an item is unknown; the message proposes the most similar name.

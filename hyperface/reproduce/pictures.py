@@ -77,22 +77,23 @@ class _Scored(NamedTuple):
 
 
 def draw(printed: Mapping[str, Any], context: Context) -> dict[str, Figure]:
-    """Draws the figures that a table of trained runs requests, and returns them by caption.
+    """Draws the figures of a table of trained runs, and returns them by caption.
 
-    Figures of runs at the paper's scale come first, then those of runs at small scale, on smaller
-    data. The entry `draw` of the table in `published.toml` requests them by these keys:
-      curves: ROC curves of all rows, one figure per protocol. The value of this key is the protocol
-        at small scale; there, the run of the lowest seed is drawn.
-      sweep: scores and ROC curves of every column of reduced images.
-      weights: accuracies against the weight of a loss term.
-      histograms: similarities within pairs of videos, one figure per row. The value of this key is
-        the protocol at small scale.
+    The entry `draw` of the table in `published.toml` has a key for each kind of figure:
 
-    A figure for which no run has scores is left out.
+    - "curves": ROC curves of all rows, one figure per protocol. The value of the key is the
+      protocol for runs at small scale (on smaller data), of which the lowest seed is drawn.
+    - "sweep": scores and ROC curves of every column, for images of reduced size.
+    - "weights": accuracies against the weight of a loss term.
+    - "histograms": similarities within pairs of videos, one figure per row. The value of the key is
+      the protocol for runs at small scale.
+
+    Figures of runs at the paper's scale come first, then those of runs at small scale. A figure for
+    which no run has scores is left out.
 
     Args:
       printed: the table as in `published.toml`.
-      context: gives the folder of runs.
+      context: contains the folder of runs.
     """
     wanted = printed.get("draw", {})
     drawn: dict[str, Figure] = {}

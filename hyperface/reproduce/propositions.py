@@ -22,14 +22,16 @@ CLASS_COUNTS = (10, 100, 1_000, 10_575, 31_000, 100_000)
 def scaling(context: Context) -> Measured:
     """Measures Proposition 1: without a bias, a longer feature never makes its class less probable.
 
-    The class is the one with the largest logit. Its softmax probability is computed for random
-    features f times factors s from 1 to 100, without and with a bias. With a bias it may fall.
+    The class of a feature f is the one with the largest logit. Its softmax probability is computed
+    for s f, where s grows from 1 to 100, without and with a bias. With a bias the probability may
+    fall.
 
     Args:
       context: not used, because no data and no run is needed.
 
     Returns:
-      An `Outcome` with measured values and tested statements, and the figures by caption.
+      An `Outcome`, which contains the measured values and the tested sentences of the paper, and
+      a dictionary caption -> figure.
     """
     rng = np.random.default_rng(0)
     count, classes, dim = 2_000, 10, 2
@@ -92,7 +94,8 @@ def bound(context: Context) -> Measured:
       context: not used, because no data and no run is needed.
 
     Returns:
-      An `Outcome` with measured values and tested statements, and the figures by caption.
+      An `Outcome`, which contains the measured values and the tested sentences of the paper, and
+      a dictionary caption -> figure.
     """
     # 10,572 is CASIA-WebFace without the three people whom the released code leaves out.
     rows = [(10_575, s) for s in (1, 4, 5, 10, 15)] + [(10_572, s) for s in (1, 4, 10)]
@@ -236,7 +239,8 @@ def bound_curves(context: Context) -> Measured:
       context: not used, because no data and no run is needed.
 
     Returns:
-      An `Outcome` with measured values and tested statements, and the figures by caption.
+      An `Outcome`, which contains the measured values and the tested sentences of the paper, and
+      a dictionary caption -> figure.
     """
     squared = np.linspace(0, 40, 401)
     lines = {f"n = {n:,}": np.asarray(theory.softmax_lower_bound(n, squared)) for n in CLASS_COUNTS}
@@ -260,15 +264,17 @@ def bound_curves(context: Context) -> Measured:
 def distortion(context: Context) -> Measured:
     """Measures Proposition 3: the distortion of distances by an agent, and its bound.
 
-    A loss with agents compares a feature f_0 with the agent (class weight) of a class, instead of
-    with the features of that class. The distortion is the mean squared difference between the
-    distances to these features and the distance to the agent. It is measured on random vectors.
+    A loss with agents (class weights) compares a feature f_0 with the agent of a class, instead of
+    with all features of that class. The distortion is the mean squared difference between two
+    distances: that of f_0 to a feature of the class, and that of f_0 to the agent. It is measured
+    on random vectors.
 
     Args:
       context: not used, because no data and no run is needed.
 
     Returns:
-      An `Outcome` with measured values and tested statements, and the figures by caption.
+      An `Outcome`, which contains the measured values and the tested sentences of the paper, and
+      a dictionary caption -> figure.
     """
     rng = np.random.default_rng(0)
     classes, images, dim = 20, 50, 16

@@ -38,8 +38,8 @@ SHOWN = {
 def keep(paper: str, shown: Sequence[Shown]) -> None:
     """Stores the measured values of a paper in `measured.json`, for the pages of `docs/results`.
 
-    Only items that have a table on the paper's page, by `SHOWN`, are stored. Values of items that
-    were not measured now stay in the file.
+    Only the items in `SHOWN`, which have a table on the paper's page, are stored. If an item was
+    not measured in this call, its older values stay in the file.
 
     Args:
       paper: "normface" or "ringloss".

@@ -19,13 +19,15 @@ OTHERS = ("Bodla et al. Final1", "Bodla et al. Final2", "Lin et al.")
 
 
 def tables(scores: Scores) -> Statements:
-    """Tests the statements about Tables 1 to 4, which are the same for the different data sets.
+    """Returns the comparisons that test the paper's sentences about Tables 1 to 4 (Ring loss).
+
+    The sentences are the same for the data sets of the four tables.
 
     Args:
-      scores: the scores in one column of the table, by row and seed.
+      scores: the scores in one column of a table: name of the row -> seed -> score.
 
     Returns:
-      Sentence of the paper -> its parts: comparisons of scores, which must all be true.
+      Sentence of the paper -> its comparisons of scores. It is true if all of them are true.
     """
     above, over_lambda = scores.above, list(SM_RING.values())
     # Without alpha = 50, at which training exploded in the paper: its tables have no such scores.
@@ -80,13 +82,16 @@ def tables(scores: Scores) -> Statements:
 
 
 def figure_8(scores: Scores) -> Statements:
-    """Tests the statements of Experiment 6 on the scores at one factor of size reduction.
+    """Returns the comparisons that test the paper's sentences about low resolution (Ring loss).
+
+    They are those of Experiment 6 and Figure 8. The table has one column per factor by which the
+    area of the test images was reduced, and one row per loss.
 
     Args:
-      scores: the scores in one column of the table, by row and seed.
+      scores: the scores in one column of the table: name of the row -> seed -> score.
 
     Returns:
-      Sentence of the paper -> its parts: comparisons of scores, which must all be true.
+      Sentence of the paper -> its comparisons of scores. It is true if all of them are true.
     """
     above, ring, l2 = scores.above, SM_RING["0.01"], L2[30]
     # Some statements are about one factor. All are computed for each column; the entry `primary` in

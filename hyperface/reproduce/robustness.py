@@ -63,7 +63,8 @@ class Scores(NamedTuple):
     deviation: np.ndarray
     """[seeds] standard deviation of the test features' norms, divided by their mean."""
     decisions: tuple[Decisions, ...] = ()
-    """For each seed that did not diverge, which pairs of images were decided correctly."""
+    """For each seed that did not diverge, the pairs of images that were classified correctly as
+    same or different person."""
 
 
 def ring(context: Context) -> Measured:
@@ -73,10 +74,11 @@ def ring(context: Context) -> Measured:
     heads are trained on the fixed features of a run, because whole networks would take days.
 
     Args:
-      context: the folders and settings of the command.
+      context: the folders and settings of `hyperface reproduce`.
 
     Returns:
-      An `Outcome` with measured values and tested statements, and the figures by caption.
+      An `Outcome`, which contains the measured values and the tested sentences of the paper, and
+      a dictionary caption -> figure.
     """
     settings = {("softmax", 0.0): Setting()}
     settings |= {("lambda", w): Setting(ring=w) for w in LAMBDAS}
@@ -113,10 +115,11 @@ def weights(context: Context) -> Measured:
     margin 0 as in the paper's Table 2. Small heads are trained on the fixed features of a run.
 
     Args:
-      context: the folders and settings of the command.
+      context: the folders and settings of `hyperface reproduce`.
 
     Returns:
-      An `Outcome` with measured values and tested statements, and the figures by caption.
+      An `Outcome`, which contains the measured values and the tested sentences of the paper, and
+      a dictionary caption -> figure.
     """
     scale = theory.scale_for_bound(_num_classes(context), BOUND)
     both = Setting(unit_features=True, unit_agents=True, scale=float(scale))

@@ -47,7 +47,8 @@ class Score(NamedTuple):
     """Its standard deviation or standard error in percent, if the protocol reports one; else
     None."""
     over: str = ""
-    """What the spread is computed over, such as "folds"; "" without a spread."""
+    """The name of the things over which the spread is computed, such as "folds"; "" without a
+    spread."""
 
 
 Cell = tuple[str, str]
@@ -62,9 +63,10 @@ def read(item: Item, printed: Mapping[str, Any], context: Context) -> Outcome:
     trained here.
 
     Args:
-      item: the table; its field `statements` is the function that tests them.
+      item: the table. Its field `statements` is the function that returns the comparisons by which
+        the statements are tested.
       printed: the table as in `published.toml`.
-      context: gives the folder of runs.
+      context: contains the folder of runs.
 
     Returns:
       The scores and tested statements, and the reason for each row without a score.
@@ -157,7 +159,7 @@ def read_score(run: Path, where: str, protocol: str, name: str) -> Score | None:
       name: name of the score, such as "accuracy".
 
     Returns:
-      The score; None if there is none, or if the run was trained again since it was scored.
+      The score; None if there is none, or if the run was trained again since it was evaluated.
     """
     if protocol == OWN_TEST:
         return _own_score(run, name)

@@ -56,11 +56,11 @@ def run_all(commands: Sequence[Command], context: Context) -> list[str]:
 
     Args:
       commands: the commands, in the order in which they should run.
-      context: gives the folders and the number of jobs.
+      context: contains the folders and the number of jobs.
 
     Returns:
-      One sentence per command that failed. A run that diverged is no failure; its folder records
-      the divergence.
+      One sentence per command that failed. A run that diverged does not count as failed; its folder
+      records the divergence.
 
     Raises:
       KeyboardInterrupt: after Ctrl-C or SIGTERM, once the running commands have saved and ended.

@@ -86,12 +86,13 @@ class SmallFaces:
     """Folder to write, with one folder per person. Sorted by name, CFP people come last."""
     half_size: Path | None = None
     """Zip archive of more CelebA people, with files PERSON/IMAGE.jpg at half the size. All other
-    images are reduced to that size. An image that is in both CelebA archives is taken once."""
+    images are reduced to that size. An image that is in both CelebA archives is written once."""
     least: int = 1
-    """Smallest number of images: people with fewer images are left out."""
+    """Smallest number of images per person. People with fewer images are left out."""
     pairs: Path | None = None
-    """File to write with pairs of the people held out, a tenth of the people per fold. Within a
-    fold, every frontal image is paired with every profile image."""
+    """File to write with pairs of images of the held-out people, for a verification protocol. Each
+    fold has a tenth of the people. Within a fold, every frontal image is paired with every profile
+    image. By default no file is written."""
 
 
 def main(args: Sequence[str]) -> None:

@@ -29,25 +29,25 @@ Names = str | Sequence[str]
 
 
 class Part(NamedTuple):
-    """One comparison of a statement, such as "A scores above B".
+    """One comparison in a statement, such as "A scores above B".
 
-    A statement is a sentence of a paper. It holds if all its parts hold.
+    A statement is a sentence of a paper. It is true if all its comparisons are true.
     """
 
     margins: dict[int, float]
-    """Seed -> difference of scores in points; empty if no seed has both scores."""
+    """Seed -> difference of scores in percentage points; empty if no seed has both scores."""
     least: float = 0.0
     """The smallest difference in points that agrees with the statement."""
     most: float = math.inf
     """The largest difference in points that agrees with the statement."""
     rows: tuple[str, str] | None = None
-    """Names of the rows with the higher and with the lower score; None if the part does not compare
-    two rows."""
+    """Names of the rows with the higher and with the lower score; None for another comparison than
+    that of two rows."""
 
     def is_as_printed(self) -> bool:
-        """Returns whether the paper's printed scores agree with this part of the statement.
+        """Returns whether the paper's printed scores agree with this comparison.
 
-        It is for a part that was built from the printed scores, which count as those of one seed.
+        Use it only for a comparison whose single margin was computed from the printed scores.
         """
         # The printed scores of a column count as those of one seed.
         (margin,) = self.margins.values()
@@ -67,21 +67,22 @@ class Scores(NamedTuple):
     rows: Mapping[str, BySeed]
     """Name of the row -> seed -> score in percent; -infinity for a run that diverged."""
     failures: Mapping[str, BySeed] = {}
-    """Name of the row -> seed -> by how many points the network is worse than one that learned
-    something: above zero if it failed, as `failure` returns."""
+    """Name of the row -> seed -> the result of `failure`: a number of points that is above zero if
+    the network failed to learn."""
 
     def above(
         self, high: Names, low: Names, *, least: float = 0.0, most: float = math.inf
     ) -> list[Part]:
-        """Returns the parts of the statement that each row of `high` scores above each of `low`.
+        """Returns the comparisons of a statement: each row of `high` scores above each of `low`.
 
-        There is one part per pair of rows. If a row has no scores, its parts have no margins.
+        There is one comparison per pair of rows. If a row has no scores, its comparisons have no
+        margins.
 
         Args:
           high: name or names of the rows that should score higher.
           low: name or names of the rows that should score lower.
-          least: smallest difference that agrees with the statement, in points.
-          most: largest difference that agrees with the statement, in points.
+          least: smallest difference that agrees with the statement, in percentage points.
+          most: largest difference that agrees with the statement, in percentage points.
         """
         pairs = [(better, worse) for better in _listed(high) for worse in _listed(low)]
         return [
@@ -90,10 +91,10 @@ class Scores(NamedTuple):
         ]
 
     def varies_more(self, wide: Names, narrow: Names) -> list[Part]:
-        """Returns the part of the statement that scores vary more over some rows than over others.
+        """Returns the comparison of a statement: scores vary more over some rows than over others.
 
         The variation is the standard deviation of the scores over the rows, per seed. The result is
-        a list with this one part.
+        a list with this one comparison.
 
         Args:
           wide: names of the rows over which the scores should vary more.
@@ -102,10 +103,10 @@ class Scores(NamedTuple):
         return [Part(_differences(self._deviation(wide), self._deviation(narrow)))]
 
     def fails(self, row: str) -> list[Part]:
-        """Returns the part of the statement that a row's networks fail, as a list.
+        """Returns the comparison of a statement: the networks of a row fail to learn.
 
-        A network fails if it diverges, or if it verifies hardly better than a guess. The margins of
-        the part are those in `failures`.
+        A network fails if it diverges, or if it verifies hardly better than a guess. The result is
+        a list with one comparison, whose margins are the numbers in `failures`.
         """
         return [Part(dict(self.failures.get(row, {})))]
 

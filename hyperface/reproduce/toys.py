@@ -81,7 +81,8 @@ def agents(context: Context) -> Measured:
       context: not used, because no data and no run is needed.
 
     Returns:
-      An `Outcome` with measured values and tested statements, and the figures by caption.
+      An `Outcome`, which contains the measured values and the tested sentences of the paper, and
+      a dictionary caption -> figure.
     """
     features, labels = _sample_two_classes(apart=0.9, spread=0.25)
     means = np.stack([features[labels == c].mean(axis=0) for c in (0, 1)])
@@ -159,16 +160,18 @@ def _arrows_to_agents(
 def margins(context: Context) -> Measured:
     """Measures NormFace, Figure 7: which features the contrastive and triplet losses push.
 
-    A loss pushes a feature if its gradient there is not zero. The contrastive and the triplet loss
-    of features push the features near the other class. C-contrastive and C-triplet loss compare
-    with agents (class weights) instead of features, and miss some of these at the same margin. The
-    measurement is how many of them a twice as large margin pushes.
+    A loss pushes a feature if its gradient to this feature is not zero. The contrastive and the
+    triplet loss compare two features, and push those that are near the other class. C-contrastive
+    and C-triplet loss compare a feature with agents (class weights). At the same margin they do not
+    push some of these features. The measured value is how many of these they push at twice the
+    margin.
 
     Args:
       context: not used, because no data and no run is needed.
 
     Returns:
-      An `Outcome` with measured values and tested statements, and the figures by caption.
+      An `Outcome`, which contains the measured values and the tested sentences of the paper, and
+      a dictionary caption -> figure.
     """
     features, labels = _sample_two_classes(apart=1.2, spread=0.12)
     agents = np.stack([features[labels == c].mean(axis=0) for c in (0, 1)])
@@ -225,7 +228,8 @@ def angular_margin(context: Context) -> Measured:
       context: not used, because no data and no run is needed.
 
     Returns:
-      An `Outcome` with measured values and tested statements, and the figures by caption.
+      An `Outcome`, which contains the measured values and the tested sentences of the paper, and
+      a dictionary caption -> figure.
     """
     lines, entries = {}, []
     for cosine in (0.1, 0.25, 0.5, 0.75, 1.0):
@@ -271,14 +275,16 @@ def _larger_delta_falls_faster() -> bool:
 def mesh(context: Context) -> Measured:
     """Measures Ring loss, Figure 3: how a mesh of points in the plane moves in 20 gradient steps.
 
-    The points are free features of one class, moved by gradient descent on softmax loss plus lambda
-    times Ring loss of radius 1, for lambda 0, 1 and 10. There is no network.
+    The points are features of one class. There is no network: gradient descent moves the points
+    themselves. The loss is softmax loss plus lambda times Ring loss of radius 1, for lambda 0, 1
+    and 10.
 
     Args:
       context: not used, because no data and no run is needed.
 
     Returns:
-      An `Outcome` with measured values and tested statements, and the figures by caption.
+      An `Outcome`, which contains the measured values and the tested sentences of the paper, and
+      a dictionary caption -> figure.
     """
     # With 16 points per side none lies at the origin, where a feature has no direction.
     side = np.linspace(-1.5, 1.5, 16)

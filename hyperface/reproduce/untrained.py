@@ -41,16 +41,17 @@ def _dataset(protocol: str) -> str:
 
 
 def features(context: Context) -> Measured:
-    """Scores raw pixels, eigenfaces and a softmax network by lists of pairs of LFW and CFP.
+    """Measures raw pixels, eigenfaces and a softmax network on the lists of pairs of LFW and CFP.
 
-    Eigenfaces are principal components of pixels. No mirror images are used. The scores of a
-    trained network mean something only above those of pixels and eigenfaces.
+    Eigenfaces are principal components of pixels. No mirror images are used. A trained network has
+    learned something only if its scores are above those of pixels and eigenfaces.
 
     Args:
-      context: the folders and settings of the command.
+      context: the folders and settings of `hyperface reproduce`.
 
     Returns:
-      An `Outcome` with measured values and tested statements, and the figures by caption.
+      An `Outcome`, which contains the measured values and the tested sentences of the paper, and
+      a dictionary caption -> figure.
     """
     protocols = context.data_dir / "protocols"
     there = [

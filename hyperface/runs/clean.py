@@ -40,30 +40,31 @@ class Clean:
     dataset: tyro.conf.Positional[str]
     """Name of the prepared data set, such as faces."""
     run: Path
-    """The network that embeds the images: the folder of a run or of an export, or "pixels"."""
+    """The network that embeds the images: the folder of a run or of an export. "pixels" uses the
+    pixels themselves as features, without a network."""
     out: Path
     """Folder for the lists and pictures."""
     split: str = "train"
     """Split of the data set that is cleaned."""
     class_threshold: float | None = None
-    """Largest mean squared distance of a person's unit features to their mean, to keep the
-    person. By default no person is dropped."""
+    """A person is dropped if the mean squared distance of their unit features to the mean of these
+    exceeds this value. By default no person is dropped."""
     class_quantile: float | None = None
-    """Share of people to keep, in (0, 1], instead of a threshold."""
+    """Share of people to keep, in (0, 1], instead of --class-threshold."""
     image_threshold: float | None = None
-    """Largest squared distance of an image's unit feature to its person's mean, to keep the
-    image. By default no image is dropped."""
+    """An image is dropped if the squared distance of its unit feature to its person's mean exceeds
+    this value. By default no image is dropped."""
     image_quantile: float | None = None
-    """Share of images to keep among those of the kept people, in (0, 1], instead of a
-    threshold."""
+    """Share of images to keep among those of the kept people, in (0, 1], instead of
+    --image-threshold."""
     overlap_with: str | None = None
     """Name of a prepared data set, such as the test set, whose people are left out. They are found
     by their names and by their features. It needs --similarity."""
     overlap_split: str = "test"
     """Split of the data set in --overlap-with."""
     similarity: float | None = None
-    """Smallest cosine between the mean features of two people, from which they count as the same
-    person."""
+    """Two people count as the same person if the cosine of their mean features is at least this
+    value. --overlap-with needs it."""
     data_dir: Path | None = None
     """Folder of prepared data sets; by default HYPERFACE_DATA_DIR or the user's cache."""
 
@@ -116,8 +117,8 @@ def clean(options: Clean, data: "Embedded", other: "Embedded | None" = None) -> 
     Args:
       options: the options of the command.
       data: the images to clean, with their features.
-      other: the images with features of the data set whose people are left out; None without
-        --overlap-with.
+      other: the images of the data set in --overlap-with, with their features. Its people are left
+        out of `data`. None without --overlap-with.
 
     Raises:
       InputError: the thresholds keep no image. The pictures of the distances are written anyway.

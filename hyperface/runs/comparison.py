@@ -22,14 +22,15 @@ class Comparison(NamedTuple):
     """The comparison of two faces by the features of a network."""
 
     first: str
-    """Name of the first face: that of its photo, with a number for further faces of a photo."""
+    """Name of the first face's photo, such as "a.jpg". A second face of that photo is named
+    "a.jpg#2"."""
     second: str
-    """Name of the second face."""
+    """Name of the second face's photo, in the same form."""
     similarity: float
     """Cosine of the two features, in [-1, 1]."""
     norms: tuple[float, float]
-    """Euclidean norms of the first and of the second face's feature, before that of the mirror
-    image is merged in. A small norm indicates a bad image."""
+    """Euclidean norms of the two features. They are those of the faces themselves, before the
+    features of their mirror images are merged in. A small norm indicates a bad image."""
     decision: Decision | None = None
     """"same" (one person), "different" or "not sure" (between the two thresholds); None if the
     network has no calibration."""
@@ -50,7 +51,7 @@ class Verified(NamedTuple):
     """Number of all compared pairs, of which `pairs` may contain only the first ones."""
     decisions: dict[str, int]
     """Decision ("same", "different" or "not sure") -> number of pairs, counted over all compared
-    pairs. Decisions of no pair are left out. Empty without a calibration."""
+    pairs. A decision that no pair has is not a key. Empty without a calibration."""
     point: OperatingPoint | None
     """The thresholds for the requested false accept rate (FAR), with the rates that they had on
     other people; None without a calibration."""
@@ -75,8 +76,8 @@ def compare(
     """Compares each face of one side with each face of the other side.
 
     Args:
-      sides: two sides, each as (faces, features of the faces, photos that gave no face). Each is
-        one photo or the photos of one folder.
+      sides: two sides, each as (faces, features of the faces, photos without a usable face). A side
+        is one photo or the photos of one folder.
       is_within: whether both sides are the same photos. Then each pair is compared once, and no
         face with itself.
       stored: the calibration of the network, from which the probabilities are computed; None if
@@ -87,8 +88,8 @@ def compare(
         probability of a pair depends on it.
 
     Returns:
-      The result, and the two faces of each of the 20 most similar pairs, for the picture. The
-      field `uncalibrated` of the result is "", for the caller to set.
+      The result, and the two faces of each of the 20 most similar pairs, for the picture. The field
+      `uncalibrated` of the result is ""; the caller sets it if there is no calibration.
 
     Raises:
       InputError: there is no pair to compare, or there are more than 25 million.

@@ -61,10 +61,11 @@ class Embed:
     out: Path
     """The file to write, ending in .npz."""
     faces: Literal["largest", "central", "all"] = "largest"
-    """Which of several faces of a photo are taken: the largest one, with a preference for the
-    centre, the one nearest to the centre, or all."""
+    """Which faces are used if a photo has several. largest: the largest one, with a preference for
+    the centre. central: the one nearest to the centre. all: all of them."""
     aligned: bool = False
-    """The images are aligned faces of the size that the network takes; no face is looked for."""
+    """The images are aligned faces of the network's image size already, and are used whole. Without
+    it, faces are found in the photos and aligned."""
     checkpoint: int | None = None
     """Step of the run's checkpoint; the newest by default."""
     mirror: Literal["none", "sum", "max", "concat"] | None = None
@@ -76,16 +77,17 @@ class EmbeddedPhotos(NamedTuple):
     """Features of the faces of photos."""
 
     names: list[str]
-    """Name of each face: that of its photo, with a number for further faces of a photo."""
+    """Name of each face: that of its photo, such as "a.jpg". A second face of that photo is named
+    "a.jpg#2"."""
     features: "np.ndarray"
-    """[faces, dim] float32, merged with those of the mirror images, un-normalised."""
+    """[faces, dim] float32, merged with the features of the mirror images, not normalised."""
     norms: "np.ndarray"
     """[faces] Euclidean norm of the feature of the image itself, before the merge."""
     landmarks: "np.ndarray"
     """[faces, 5, 2] eyes, nose and corners of the mouth as (x, y) in pixels of the photo; NaN for
     images that were aligned already."""
     not_used: "list[NotUsed]"
-    """The photos that gave no face, and the reasons."""
+    """The photos without a usable face, and the reasons."""
 
 
 def main(args: Sequence[str]) -> None:
@@ -132,10 +134,10 @@ def embed(
       images: a photo, or a folder of photos.
       run: folder of a run or of an export, or a file of weights.
       out: the .npz file to write; None writes none.
-      faces: which faces are taken if a photo has several: "largest", "central" (nearest to the
+      faces: which faces are used if a photo has several: "largest", "central" (nearest to the
         centre) or "all".
-      aligned: whether the images are aligned faces of the network's size, in which no face is
-        looked for.
+      aligned: whether the images are aligned faces of the network's image size already. They are
+        then used whole, and the detector is not called.
       checkpoint: step of the run's checkpoint; by default the newest.
       mirror: how the features of an image and of its mirror image are merged: "none" (no mirror
         image), "sum", "max" or "concat". By default as in the run, and "none" for weight files.
@@ -143,7 +145,7 @@ def embed(
         [n, 4], scores [n] and landmarks [n, 5, 2] of its n faces. By default it is MTCNN.
 
     Returns:
-      The features, with the names and landmarks of the faces, and the photos that gave no face.
+      The features, with the names and landmarks of the faces, and the photos without a usable face.
 
     Raises:
       InputError: there is no such network, no photo has a face, or the file cannot be written.
@@ -197,17 +199,17 @@ def faces_and_features(
     Args:
       path: a photo, or a folder of photos.
       network: the network that computes the features.
-      faces: which faces are taken if a photo has several: "largest", "central", "all", or "one",
-        which leaves such a photo out.
-      aligned: whether the images are aligned faces of the network's size, in which no face is
-        looked for.
+      faces: which faces are used if a photo has several: "largest", "central" (nearest to the
+        centre) or "all". "one" uses no face of such a photo, and returns the photo as not used.
+      aligned: whether the images are aligned faces of the network's image size already. They are
+        then used whole, and the detector is not called.
       detector: finds the faces. It is a function from one photo, [height, width, 3] uint8, to boxes
-        [n, 4], scores [n] and landmarks [n, 5, 2] of its n faces. None takes MTCNN.
+        [n, 4], scores [n] and landmarks [n, 5, 2] of its n faces. None uses MTCNN.
       keep_pixels: whether the returned faces keep their pixels, about 32 kB per face. Otherwise
         `Face.pixels` is empty.
 
     Returns:
-      The faces, their features in the same order, and the photos that gave no face.
+      The faces, their features in the same order, and the photos without a usable face.
 
     Raises:
       InputError: no photo has a face, or the network cannot embed them.

@@ -55,19 +55,21 @@ class Network(NamedTuple):
     apply: Callable[[Images], tuple[jax.Array, jax.Array]]
     """The function: images [batch, height, width, channels], scaled by (pixel - 127.5) / 128, ->
     (features [batch, dim], norms [batch]). Features are merged with those of the mirror images. The
-    norms are those of the images' own features before the merge, if these are known."""
+    norms are those of the images' own features before the merge; for an export, which returns
+    merged features only, they are the norms of these."""
     image_shape: tuple[int, int, int] | None
-    """(height, width, channels) of the images that the network takes; None if it takes any."""
+    """(height, width, channels) of the network's input images; None if it accepts any size."""
     crop: tuple[int, int] | None
-    """Height and width that are cut out of the centre of a data set's images; None takes whole
-    images."""
+    """Height and width that are cut out of the centre of a data set's images; None if the images
+    are used whole."""
     shrink: int
     """Factor by which each side of a data set's images is reduced before the crop; 1 for none."""
     steps: tuple[str, ...]
-    """The procedure for the report: sentences that state what the network is and does."""
+    """Sentences for the report, which describe the network, its images and the merge of mirror
+    images."""
     digest: str = ""
-    """Digest of the weights (of the program, for an export). It shows whether a calibration is that
-    of this network."""
+    """Digest of the weights; for an export, of the exported program. A calibration with another
+    digest is that of another network."""
     mirror: Mirror = "none"
     """How the features of an image and of its mirror image are merged: "none" (no mirror image),
     "sum", "max" or "concat"."""
@@ -102,8 +104,8 @@ class Embedded(NamedTuple):
     features: np.ndarray
     """[images, dim] float32, mapped from a file, so that only the rows in use are in memory."""
     norms: np.ndarray
-    """[images] float32, Euclidean norm of the image's own feature, before that of its mirror image
-    is merged in."""
+    """[images] float32, Euclidean norm of each image's own feature, before the feature of its
+    mirror image is merged in."""
 
     def blocks(self) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         """Yields the images in blocks of 8192, so that only a part of the features is in memory.
@@ -121,18 +123,18 @@ def open_network(path: Path, step: int | None = None, mirror: Mirror | None = No
     Args:
       path: one of:
 
-        - the folder of a run, which stays one if an export was written into it.
+        - the folder of a run. If it also contains an export, the run itself is opened.
         - an `embedder.stablehlo` that `hyperface export` wrote, or its folder.
-        - a weight file whose network can be detected.
+        - a weight file (.onnx, .safetensors, .caffemodel, .pth) of a network that the library has.
         - "pixels": the feature of an image is the vector of its pixels.
       step: step of the run's checkpoint; by default the newest.
       mirror: how the features of an image and of its mirror image are merged: "none" (no mirror
         image), "sum", "max" or "concat". By default as in the run, and "none" for pixels and weight
-        files. An export has a fixed way.
+        files. The merge of an export cannot be changed.
 
     Raises:
-      InputError: there is no network at the path, or a step or a mirror is given for a source
-        that has none to choose.
+      InputError: there is no network at the path. Or a step is given for a source that is not a
+        run, or another mirror than its own for an export.
     """
     if str(path) == "pixels":
         if step is not None:
@@ -255,11 +257,12 @@ def _reserve(path: Path, size: int) -> None:
 
 
 def check_directions(embedded: Embeddings, origin: str) -> None:
-    """Checks that features have a direction, without which they cannot be compared.
+    """Checks that no feature is zero, NaN or infinite: such features cannot be compared by cosine.
 
     Args:
-      embedded: the features, merged with those of the mirror images, and the norms before that.
-      origin: the images, for the message.
+      embedded: the features, merged with those of the mirror images, and the norms of the images'
+        own features.
+      origin: name of the images, for the error message.
 
     Raises:
       InputError: a feature or a norm is zero or not finite.
@@ -282,8 +285,8 @@ def embed_into(
 ) -> Embedded:
     """Computes the features of a split's images, and writes them to a file.
 
-    If several processes run, each computes a share of the features. Then each writes those of all
-    images, so the processes must have different paths.
+    If several processes run, each computes a part of the features. Then each process writes the
+    features of all images, so each must have a path of its own.
 
     Args:
       path: the file to write. It contains the float32 numbers of [images, dim] without a header,
@@ -295,7 +298,7 @@ def embed_into(
         nothing.
 
     Returns:
-      The images with their features and norms, in every process those of all images.
+      All images with their features and norms, in every process.
 
     Raises:
       InputError: the images have no names, or a feature is zero or not finite.

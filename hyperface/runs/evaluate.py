@@ -42,7 +42,7 @@ __all__ = ["MAIN_OPTIONS", "Evaluate", "main", "plan", "recorded", "run"]
 
 
 def main(args: Sequence[str]) -> None:
-    """Parses the options, then loads JAX and scores the source."""
+    """Parses the options, then loads JAX and evaluates the network or the features."""
     options = program.parse(
         Evaluate,
         args,
@@ -61,13 +61,13 @@ def main(args: Sequence[str]) -> None:
 
 
 def plan(options: Evaluate) -> "list[Task]":
-    """Turns options into the tasks of an evaluation: one per protocol, checkpoint and resolution.
+    """Returns the tasks of an evaluation: one per protocol, checkpoint and resolution.
 
     All errors in options, files and data sets are found here, before any image is embedded.
 
     Raises:
-      InputError: an option has a wrong value or none of the protocols takes it, or a protocol, a
-        file or a data set is missing.
+      InputError: an option has a wrong value, none of the chosen protocols accepts an option, or a
+        protocol, a file or a data set is missing.
 
     Example:
       >>> from hyperface.runs import evaluate
@@ -83,13 +83,13 @@ def plan(options: Evaluate) -> "list[Task]":
 def run(
     tasks: "Sequence[Task]", out: Path | None = None, request: Mapping[str, str] | None = None
 ) -> "dict[str, Result]":
-    """Scores tasks, logs their tables, and writes the report if a folder is given for it.
+    """Computes the scores of tasks, logs them as tables, and writes a report if a folder is given.
 
     Args:
       tasks: the tasks that `plan` returned.
       out: folder of evaluation.json, evaluation.html and their plots; None writes nothing.
-      request: the options as `recorded` returns them, which evaluation.json records; None records
-        none.
+      request: name of an option -> its value as text, as `recorded` returns. They are written into
+        evaluation.json; None writes no options.
 
     Returns:
       Task name -> result. The name is that of the protocol, such as "lfw"; for reduced images it
@@ -98,7 +98,8 @@ def run(
       others return {}.
 
     Raises:
-      InputError: there is no such network, its images do not fit, or features cannot be scored.
+      InputError: there is no such network, the images have another size than the network's, or a
+        feature is zero or not finite.
 
     Example:
       >>> tasks = plan(Evaluate(Path("runs/x"), protocol="lfw"))  # doctest: +SKIP

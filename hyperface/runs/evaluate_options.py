@@ -9,7 +9,7 @@ import tyro
 
 @dataclasses.dataclass(frozen=True)
 class Evaluate:
-    """Options of an evaluation: what is scored, by which protocols, and how.
+    """Options of `hyperface evaluate`, which measures how well features tell people apart.
 
     Example:
       >>> Evaluate(Path("features.npz"), protocol="lfw", preset="plain").split
@@ -33,24 +33,28 @@ class Evaluate:
         Literal["normface", "normface-released", "sphereface-released", "insightface", "plain"]
         | None
     ) = None
-    """Rules of pair lists; plain by default for CFP and for a file of weights, normface for others.
-    normface: PCA that keeps 99.5 % of the variance, cosine, best accuracy. normface-released: the
-    same, Euclidean, linear SVM. sphereface-released: mean subtracted, cosine, mean of the best
-    thresholds. insightface: squared distances and the best of the thresholds 0, 0.01, ..., 3.99,
-    for lists of images only. plain: nothing is fitted but the threshold. For ytf and halves it sets
-    the threshold of mean and maximum, and whether a mean is subtracted; there is no PCA."""
+    """How pair lists are scored; plain by default for CFP and for a file of weights, normface else.
+    normface: PCA that keeps 99.5 % of the variance, cosine, threshold of the best accuracy.
+    normface-released: the same PCA, Euclidean distance, linear SVM, as in the authors' published
+    code. sphereface-released: the mean feature is subtracted, cosine, mean of the best thresholds.
+    insightface: squared distances and the best of the thresholds 0, 0.01, ..., 3.99, for lists of
+    images only. plain: cosine, and only the threshold is fitted. For ytf and halves the preset sets
+    how the thresholds of the mean and of the maximum similarity are chosen, and whether a mean is
+    subtracted; there is no PCA."""
     pca: float | None = None
     """Share of variance (below 1) or number of dimensions that PCA keeps in pair lists, instead of
     the preset's; 0 for no PCA."""
     rule: Literal["blufr", "strict"] | None = None
-    """How BLUFR's false accept rates become thresholds: blufr, the default, as its released code
-    does it; strict never accepts more than the rate allows."""
+    """How the protocol blufr finds the threshold of a false accept rate, among N impostor scores.
+    blufr (the default): it is the k-th highest score, with k = rate x N rounded, as in BLUFR's
+    published code. strict: the share of accepted impostor scores never exceeds the rate."""
     gammas: int | None = None
     """Number of terms K by which Ring loss fuses the similarities between the images of two
     templates (sets of images of a person). By default 8 for ijba, 2 for cs3, and for ijbb and ijbc
     no fusion but mean features."""
     pool_media: bool = False
-    """Average a template's images of one medium, such as a video, first."""
+    """Average the features of a template's images from one medium, such as a video, before the
+    template's media are merged."""
     template_rule: Literal["insightface", "insightface-norms", "insightface-unit"] | None = None
     """insightface's rule for IJB-B and IJB-C, instead of --gammas and --pool-media: the means of a
     template's media are summed, whatever their lengths. insightface: images are weighted by the
@@ -58,15 +62,16 @@ class Evaluate:
     insightface-norms: by the norms alone. insightface-unit: all images have the same weight.
     insightface's own scores are those of --mirror sum."""
     bootstrap: int | None = None
-    """Resamples of people, for 95 % intervals; 0 for none. By default 1,000 for "folder", and none
-    for pair lists."""
+    """Number of resamples of people, from which 95 % intervals are computed; 0 for no intervals. By
+    default 1,000 for "folder", and 0 for pair lists."""
     group_by: Path | None = None
     """CSV file whose first line is name,group. The scores of pair lists and of "folder" are also
     reported for each group of images, such as an age, a pose or an origin. A name is that of an
     image, or that of a person: the part of an image's name before the first slash. Pairs of images
     from two groups are reported together."""
     resolution: tuple[float, ...] = ()
-    """Factors by which images are made smaller in area and enlarged again (Ring loss, Exp. 6)."""
+    """Factors by which the images' area is reduced before they are enlarged to their size again, to
+    test low resolution (Ring loss, Exp. 6). Each factor is evaluated; by default only 1."""
     shrink: int | None = None
     """Factor by which the data set's images are made smaller per side, for a network of smaller
     images; by default as in training."""
@@ -92,21 +97,23 @@ class Evaluate:
     """MegaFace's list of probes with people, facescrub_features_list.json. By default "megaface"
     takes all images of the data set, and their folders as people."""
     distractor_list: Path | None = None
-    """MegaFace's list of distractors to take, such as megaface_features_list.json_1000000_1; all by
+    """MegaFace's list of distractors to use, such as megaface_features_list.json_1000000_1; all by
     default."""
     noises: tuple[Path, ...] = ()
     """Lists of images, one name per line, that "megaface" leaves out of probes and distractors."""
     protocol_dir: Path | None = None
     """Folder of protocol files; `protocols` in the data folder by default."""
     out: Path | None = None
-    """Folder for the results; `evaluation` in the run's folder, or here, by default. Without
+    """Folder for the results. By default it is `evaluation` in the folder of the source, and
+    evaluation/NAME in the current folder for a source that is a file or "pixels". Without
     --protocol it is the run's folder itself."""
     data_dir: Path | None = None
     """Folder of prepared data sets; HYPERFACE_DATA_DIR, or the user's cache, by default."""
     coordinator: str | None = None
-    """host:port of process 0, where several processes embed together, as with hyperface train."""
+    """host:port of process 0, if several processes compute the features together. Under SLURM, Open
+    MPI and Kubernetes it is found automatically."""
     processes: int | None = None
-    """Number of these processes."""
+    """Number of processes that compute the features together."""
     process: int | None = None
     """Number of this process, from 0."""
 
@@ -131,16 +138,18 @@ MAIN_OPTIONS = (
 
 
 def recorded(options: Evaluate) -> dict[str, str]:
-    """Returns the options that are set as texts, which `evaluation.json` records.
+    """Returns name of an option -> its value as text, which `evaluation.json` records.
 
-    Returns:
-      Name of the option -> value as text. Options that are None or () are left out.
+    Options that are None or () are left out.
     """
     return {name: str(value) for name, value in vars(options).items() if value not in (None, ())}
 
 
 def default_out(source: Path) -> Path:
-    """Returns the folder of the results without --out: in the run's folder, or else in this one.
+    """Returns the folder into which the results are written if there is no --out.
+
+    It is "evaluation" in the source, if that is a folder. Otherwise it is evaluation/NAME in the
+    current folder, where NAME is the source's name without its ending.
 
     Args:
       source: folder of a run or of an export, a weight file, a features file, or "pixels".

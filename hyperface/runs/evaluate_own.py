@@ -31,7 +31,7 @@ USED = {"source", "checkpoint", "mirror", "out", "data_dir", "coordinator", "pro
 
 
 def score_own_test(options: Evaluate) -> None:
-    """Scores a run by its own protocol, as its report does, and writes `evaluation.json`.
+    """Evaluates a run by its own protocol, as its report does, and writes `evaluation.json`.
 
     The own protocol compares or classifies the test images of the data set on which the run was
     trained. The file is written into the folder of --out; by default that is the run's folder.
@@ -101,7 +101,7 @@ def _check_options(options: Evaluate) -> None:
 
 
 def restored(stored: Checkpoints, step: int) -> tuple[Experiment, TrainState]:
-    """Reads a checkpoint of a run.
+    """Reads the experiment and the training state that a checkpoint of a run contains.
 
     Args:
       stored: the checkpoints of a run.

@@ -28,7 +28,7 @@ class Images(NamedTuple):
     """The images to score: a prepared data set with a network, or a file of features."""
 
     source: Path
-    """The folder of a run or of an export, "pixels", or a file of features."""
+    """The folder of a run or of an export, a weight file, "pixels", or a file of features."""
     dataset: str | None = None
     """Name of the prepared data set; None if `source` is a file of features."""
     split: str = "test"
@@ -36,13 +36,13 @@ class Images(NamedTuple):
     data_dir: Path = Path()
     """Folder of prepared data sets."""
     checkpoint: int | None = None
-    """Step of the run's checkpoint; None takes the newest."""
+    """Step of the run's checkpoint; None for the newest."""
     mirror: Mirror | None = None
     """How the features of an image and of its mirror image are merged: "none" (no mirror image),
-    "sum", "max" or "concat"; None does it as the run."""
+    "sum", "max" or "concat". None for the way of the run's experiment."""
     shrink: int | None = None
-    """Factor by which each side of the images is reduced for a network of smaller images; None does
-    it as the run did."""
+    """Factor by which each side of the images is reduced, for a network of smaller images. None for
+    the factor with which the run was trained."""
     area: float = FULL
     """Factor by which the area of the images is reduced, to test low resolution; 1 for full
     resolution. They are enlarged to their old size again."""
@@ -70,8 +70,8 @@ class Task(NamedTuple):
     protocol_dir: Path
     """Folder of protocol files; the record of the evaluation names files by their path in it."""
     settings: Settings
-    """The options of the command that the protocol accepts, such as the number of folds; the others
-    have their defaults."""
+    """The options of the protocol, such as the number of folds. Options that the protocol does not
+    accept have their defaults."""
 
     @property
     def name(self) -> str:
@@ -84,14 +84,14 @@ class Task(NamedTuple):
 
 
 def plan(options: Evaluate) -> list[Task]:
-    """Turns options into the tasks of an evaluation, in the order in which they are scored.
+    """Returns the tasks of an evaluation, in the order in which they are run.
 
     There is one task per protocol, checkpoint and resolution. All errors in options, files and data
     sets are found here, before any image is embedded.
 
     Raises:
-      InputError: an option has a wrong value or none of the protocols takes it, or a protocol, a
-        file or a data set is missing.
+      InputError: an option has a wrong value, none of the chosen protocols accepts an option, or a
+        protocol, a file or a data set is missing.
     """
     protocols = _protocols(options.protocol)
     settings = _settings(options)
@@ -196,12 +196,13 @@ def _check_taken(protocols: list[Protocol], options: Evaluate) -> None:
 
 
 def checkpoints(options: Evaluate) -> tuple[int, ...]:
-    """Returns the steps of the checkpoints that --checkpoint chooses; () stands for the newest one.
+    """Returns the steps of the checkpoints to evaluate; () means the newest checkpoint alone.
 
-    The word "best" is replaced by the step of the checkpoint with the lowest mean training loss.
+    They are the values of --checkpoint. "best" is replaced by the step of the checkpoint with the
+    lowest mean training loss.
 
     Raises:
-      InputError: the best checkpoint was requested, but no checkpoint has a score.
+      InputError: "best" was requested, but no checkpoint has a recorded loss.
     """
     if "best" not in options.checkpoint:
         # The condition in it is always true, which a type checker cannot know.
@@ -326,9 +327,9 @@ def _at_resolutions(
 
 
 def is_features(source: Path | str) -> bool:
-    """Returns whether a path is that of a file of features, which needs no network.
+    """Returns whether a path names a file of features, which needs no network.
 
-    The ending decides, .npz or .npy. The file may be missing.
+    It does if it ends in .npz or .npy. The file may be missing.
     """
     # By the name alone: a missing file of features must not be reported as a missing run.
     return Path(source).suffix.lower() in (".npz", ".npy")

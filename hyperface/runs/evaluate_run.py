@@ -50,21 +50,23 @@ VERSIONS = ("hyperface", "jax", "flax", "numpy", "scipy", "scikit-learn", "pillo
 def run(
     tasks: Sequence[Task], out: Path | None = None, request: Mapping[str, str] | None = None
 ) -> dict[str, Result]:
-    """Scores every task, logs the tables and writes the report.
+    """Computes the scores of every task, logs them as tables, and writes the report.
 
     If several checkpoints are scored, their results are averaged.
 
     Args:
       tasks: the tasks that `evaluate_plan.plan` returned.
       out: folder of the report; None writes nothing.
-      request: option -> value as text, which evaluation.json records; None records no options.
+      request: name of an option -> its value as text. They are written into evaluation.json; None
+        writes no options.
 
     Returns:
       Task name, such as "lfw" or "lfw-area4" for reduced images, -> result. If several processes
       run, only the first one returns results; the others return {}.
 
     Raises:
-      InputError: there is no such network, its images do not fit, or features cannot be scored.
+      InputError: there is no such network, the images have another size than the network's, or a
+        feature is zero or not finite.
     """
     writes = processes.is_writer()
     if writes and out is not None:
@@ -231,15 +233,15 @@ def environment() -> dict[str, Any]:
 
 
 def digests(paths: Iterable[Path], folder: Path) -> dict[str, str]:
-    """Returns the digests of files and folders by name, as a record of the inputs of an evaluation.
+    """Returns name -> digest of files and folders, to record the inputs of an evaluation.
 
     A digest is the first 12 digits of a SHA-256; that of a missing file is "". The digest of a
     folder is computed from the names and the digests of all files in it.
 
     Args:
       paths: the files and folders.
-      folder: the folder of protocol files. A path inside of it is named relative to it, and any
-        other path by its last two parts, or by more parts if another path has that name.
+      folder: the folder of protocol files. The name of a path inside of it is relative to it. The
+        name of any other path is its last two parts, or more parts if two names would be equal.
     """
     found = {}
     for path, name in _distinct_names(map(Path.absolute, paths), folder.absolute()).items():

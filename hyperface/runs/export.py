@@ -59,15 +59,19 @@ class Export:
     max (of each component) or concat. By default as in the run's experiment, and none for a weight
     file."""
     normalize: bool = True
-    """Scale the merged features to unit length."""
+    """Scale the features to unit length, after the merge with those of the mirror image."""
     license: str | None = None
-    """Licence of the weights for the card, by the name that model hubs use, such as mit."""
+    """Licence of the weights for the model card (README.md), by the name that model hubs use, such
+    as mit. By default the card names none."""
     evaluation: Path | None = None
-    """The evaluation.json of these weights, whose scores the card (README.md) shows; by default the
-    one that hyperface evaluate writes without --out."""
+    """File evaluation.json of hyperface evaluate, whose scores the model card (README.md) shows. It
+    is an error if other weights were evaluated. By default the file in the usual folder of results,
+    if it is that of these weights; otherwise the card has no scores."""
     calibration: Path | None = None
-    """The calibration.json of these weights, which becomes part of the export; by default the one
-    that hyperface evaluate writes without --out."""
+    """File calibration.json of hyperface evaluate --protocol folder. Its thresholds become part of
+    the export, and hyperface verify uses them. It is an error if it is that of other weights or of
+    another --mirror. By default the file in the usual folder of results, if it is that of these
+    weights and of this --mirror; otherwise the export has no calibration."""
 
 
 def main(args: Sequence[str]) -> None:

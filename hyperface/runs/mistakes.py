@@ -13,7 +13,7 @@ from hyperface.report.hard_pairs import TITLE, hardest_section
 
 
 def hardest_of_groups(splits: Sequence[Split], results: Sequence[Result]) -> Draft | None:
-    """Returns the section of a run's page that shows the hardest pairs of test images.
+    """Returns the section of a run's report that shows the hardest pairs of test images.
 
     The hardest pairs are the most similar ones of different people, and the least similar ones of
     one person. With the option `evaluation.people_folds` the people are divided into groups, and
@@ -25,7 +25,8 @@ def hardest_of_groups(splits: Sequence[Split], results: Sequence[Result]) -> Dra
       results: for each group, the scores of its network on these images, in the same order.
 
     Returns:
-      The section; None if the run does not verify, or if its images have no names.
+      The section; None if the run's own protocol does not compare pairs of images, or if the images
+      have no names.
     """
     images: dict[str, np.ndarray] = {}
     accepts, rejects = [], []

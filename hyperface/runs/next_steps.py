@@ -38,8 +38,8 @@ def words(options: "DataclassInstance", *positional: str) -> list[str]:
 
     Args:
       options: a dataclass of a command's options, whose values are scalars, paths or tuples.
-      *positional: names of the fields whose values stand on the command line without "--NAME". They
-        come first, in the order of the dataclass.
+      *positional: names of the fields whose values are written on the command line without
+        "--NAME". They come first, in the order of the dataclass.
 
     Returns:
       The words, such as ["photos/", "--out", "mine"].
@@ -63,8 +63,8 @@ def words(options: "DataclassInstance", *positional: str) -> list[str]:
 def after_prepare(options: Any, name: str, folder: Path, manifest: "Manifest") -> str:
     """Returns the text that proposes the next command for a data set that was just prepared.
 
-    This is to train on it, to hold people out for a test, or to score pixels on its pairs. The
-    result is "" if none of these is possible.
+    The proposed command trains on the data set, or prepares it again with people held out for a
+    test, or evaluates raw pixels on its list of pairs. The result is "" if none is possible.
 
     Args:
       options: the `Prepare` options with which the data set was prepared.
@@ -102,9 +102,10 @@ def after_any_training(workdir: Path, data_dir: Path) -> str:
 
 
 def after_training(experiment: "Experiment", workdir: Path, data_dir: Path) -> str:
-    """Returns the text that proposes how to choose a threshold for a run on a user's data set.
+    """Returns the text that proposes how to calibrate a run that was trained on a user's data set.
 
-    The proposed command is `hyperface evaluate` with the protocol "folder".
+    To calibrate is to choose the thresholds for "same" and "different". The proposed command is
+    `hyperface evaluate` with the protocol "folder".
 
     Args:
       experiment: the experiment of the run.
@@ -112,7 +113,8 @@ def after_training(experiment: "Experiment", workdir: Path, data_dir: Path) -> s
       data_dir: folder of prepared data sets.
 
     Returns:
-      The text; "" for a shipped experiment, or for a run that classifies and does not verify.
+      The text; "" for an experiment that comes with the library, and for a run whose own protocol
+      classifies images instead of comparing pairs.
     """
     data = experiment.data
     # `own_data` names the experiment for a user's data set like the data set.
@@ -124,7 +126,7 @@ def after_training(experiment: "Experiment", workdir: Path, data_dir: Path) -> s
 
 
 def usual_calibration(run: Path) -> Path:
-    """Returns the path at which hyperface evaluate writes the calibration of a network by default.
+    """Returns the path of the calibration that hyperface evaluate writes if there is no --out.
 
     It is FOLDER/evaluation/calibration.json, and for a weight file evaluation/NAME/calibration.json
     in the current folder. The file may be absent.
@@ -138,8 +140,8 @@ def usual_calibration(run: Path) -> Path:
 def after_calibration(images: "Images", path: Path) -> str:
     """Returns the text that names a new calibration, and proposes to compare photos by it.
 
-    Photos can be compared by a network only. For a file of features and for pixels the text has the
-    path of the calibration alone.
+    Only a network can compare photos. For a file of features and for pixels the text only names the
+    path of the calibration.
 
     Args:
       images: the images that were scored, and the network.
@@ -157,8 +159,8 @@ def to_calibrate(run: Path) -> str:
     """Returns the text that explains how to calibrate a network: a sentence with a command.
 
     Args:
-      run: folder of a run or of an export, or a weight file. A run is calibrated on the test people
-        of its own data set. For the others the text has the placeholder NAME for the data set.
+      run: folder of a run or of an export, or a weight file. The command for a run names the data
+        set of the run. The command for the others has the placeholder NAME for the data set.
     """
     config = run / "config.json"
     name, people = "NAME", "people that it was not trained on, a prepared data set NAME"

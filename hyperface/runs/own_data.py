@@ -18,10 +18,14 @@ Data: what hyperface prepare stored as {name!r}, {shape}.
 
 
 def load(name: str, data_dir: Path | None = None) -> Experiment:
-    """Returns the experiment of a name, which `hyperface train NAME` trains.
+    """Returns the experiment that `hyperface train NAME` trains.
 
-    It is a shipped experiment, the one in a user's Python file, or one that is built for a prepared
-    data set: NormFace's softmax with settings that follow from its numbers of images and people.
+    It is one of these:
+
+    - an experiment that comes with the library.
+    - the experiment in a user's Python file.
+    - an experiment that is built for a prepared data set: NormFace's softmax, with settings that
+      follow from the numbers of images and people.
 
     Args:
       name: name of the experiment, path of a Python file, or name of a data set that `hyperface

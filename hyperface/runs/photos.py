@@ -27,13 +27,13 @@ SQUARE, PORTRAIT = (112, 112), (112, 96)
 
 
 class Face(NamedTuple):
-    """An aligned face, in the form that a network takes."""
+    """An aligned face, at the image size of a network."""
 
     name: str
     """Name of the photo, such as "a/1.jpg", relative to the folder that was searched. The second
     face of a photo is named "a/1.jpg#2"."""
     pixels: np.ndarray
-    """[height, width, channels] uint8, of the size that the network takes."""
+    """[height, width, channels] uint8, of the network's image size."""
     landmarks: np.ndarray
     """[5, 2] eyes, nose and corners of the mouth as (x, y) in pixels of the photo; NaN for an image
     that was aligned already."""
@@ -56,7 +56,7 @@ class Features(NamedTuple):
     """The features of faces, in the order of the faces."""
 
     features: np.ndarray
-    """[faces, dim] float32, merged with those of the mirror images, un-normalised."""
+    """[faces, dim] float32, merged with the features of the mirror images, not normalised."""
     norms: np.ndarray
     """[faces] Euclidean norm of the feature of the image itself, before the merge."""
 
@@ -111,21 +111,21 @@ def find_faces(
 
     Args:
       photos: the photos that `list_photos` returned.
-      image_shape: (height, width, channels) of the network's images; None for a network that takes
-        any size, which needs aligned images.
+      image_shape: (height, width, channels) of the network's images. None for a network that
+        accepts any size; its images must be aligned already.
       detector: finds the faces. It is a function from one photo, [height, width, 3] uint8, to boxes
         [n, 4], scores [n] and landmarks [n, 5, 2] of its n faces. None if the images are aligned
         faces of that shape.
-      which: which faces are taken if a photo has several: "largest", "central" (nearest to the
-        centre), "all", or "one", which leaves such a photo out.
+      which: which faces are used if a photo has several: "largest", "central" (nearest to the
+        centre) or "all". "one" uses no face of such a photo, and returns the photo as not used.
       progress: function that is called after each photo with the number of photos that are done.
 
     Returns:
       The faces, and the photos that are not used.
 
     Raises:
-      InputError: there is no template for images of that shape, or a user's detector did not return
-        faces.
+      InputError: faces cannot be aligned to that shape (`check_alignable` tells which shapes are
+        possible), or the result of a user's detector has another form.
     """
     if detector is not None:
         check_alignable(image_shape)
@@ -148,15 +148,15 @@ def find_faces(
 def check_alignable(shape: tuple[int, int, int] | None) -> None:
     """Checks that faces can be aligned to the image shape of a network.
 
-    It must be the size of a template, or have the same proportions. A template is a list of the
-    places at which eyes, nose and mouth are in an aligned image. There are templates of 112 x 96,
-    112 x 112, 128 x 128 and 144 x 144 pixels (height x width).
+    A template is a list of the places at which eyes, nose and mouth are in an aligned image. There
+    are templates of 112 x 96, 112 x 112, 128 x 128 and 144 x 144 pixels (height x width). The
+    images must have the size or the proportions of one of them.
 
     Args:
-      shape: (height, width, channels) of the network's images; None if it takes any size.
+      shape: (height, width, channels) of the network's images; None if it accepts any size.
 
     Raises:
-      InputError: the network takes any size, or there is no template for its size.
+      InputError: the shape is None, or has the proportions of no template.
     """
     if shape is None:
         raise InputError("expected a network that takes images of one size, found one of any.")
@@ -220,9 +220,10 @@ def _faces_of(
 def aligned(pixels: np.ndarray, points: np.ndarray, shape: tuple[int, int, int]) -> np.ndarray:
     """Returns a face of a photo, aligned to the size that a network takes.
 
-    The photo is moved, rotated and scaled so that the landmarks come to the places of a template.
-    If no template has this size, one of the same proportions is taken, and the aligned face is
-    resized with Pillow's bicubic filter.
+    A template is a list of the places at which eyes, nose and mouth are in an aligned image. The
+    photo is moved, rotated and scaled so that the landmarks come to these places. If no template
+    has the size of `shape`, one of the same proportions is used, and the aligned face is resized
+    with Pillow's bicubic filter.
 
     Args:
       pixels: the photo, [height, width, 3] uint8.

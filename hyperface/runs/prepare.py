@@ -101,7 +101,7 @@ def prepare(options: Prepare) -> Path:
 
 
 def plan(options: Prepare) -> "Task":
-    """Turns options into the task of a preparation, after listing the images of the source.
+    """Lists the images of the source, and returns the task of writing the data set.
 
     All errors in the options are found here, before an image is read. Nothing is written.
 

@@ -30,13 +30,13 @@ class Prepare:
     """Name of the data set to write. It is needed except for orl and mnist, which have names of
     their own."""
     held_out: int | Literal["all"] | None = None
-    """Number of people at the end of the sorted list who become the test split; "all" makes all of
-    them the test split. By default 10 for orl, a tenth (at least 10) for a source of 30 people or
-    more, and nobody for a smaller one."""
+    """Number of people at the end of the sorted list who become the test split; "all" puts all
+    people into it. By default 10 for orl, a tenth of the people (at least 10) for a source of 30
+    people or more, and nobody for a smaller source."""
     test_people: Path | None = None
     """A text file with the names of the test people, one per line. It replaces --held-out."""
     keep: Path | None = None
-    """A text file with the names of the images to take, one per line. All others are left out."""
+    """A text file with the names of the images to use, one per line. All others are left out."""
     channels: Literal[1, 3] | None = None
     """1 stores grey images, and 3 colour images. By default 1 for orl and mnist, and 3 for all
     others."""
@@ -44,7 +44,7 @@ class Prepare:
     """Find the faces in raw photos by MTCNN, and align them. The landmarks are written into the
     data set's folder. You can edit them and pass them to --landmarks."""
     faces: Literal["largest", "central", "all"] | None = None
-    """Which faces are taken if a photo has several. largest (the default): the largest one, with a
+    """Which faces are used if a photo has several. largest (the default): the largest one, with a
     preference for the centre. central: the one nearest to the centre. all: all of them, each with
     the identity of its photo."""
     landmarks: Path | None = None

@@ -29,30 +29,31 @@ class Detection(NamedTuple):
     """Finds the faces. It is a function from one photo, [height, width, 3] uint8, to boxes [n, 4],
     scores [n] and landmarks [n, 5, 2] of its n faces."""
     which: Which
-    """The faces that are taken if a photo has several: "largest", "central" or "all"."""
+    """The faces that are used if a photo has several: "largest", "central" (the one nearest to the
+    centre) or "all"."""
 
 
 class Task(NamedTuple):
     """A data set to write: its source, its folder and all settings."""
 
     source: Source
-    """The listed images with their identities. They are read when the task is executed."""
+    """The listed images with their identities. The images are read when `prepare.run` runs."""
     folder: Path
     """Folder DATA_DIR/NAME of the data set, in which each version of it has a folder."""
     stored: planning.Options
-    """How the images are selected and stored. If faces must be found, its field `align` is set
-    after that."""
+    """How the images are selected and stored. If faces must be found, its field `align` is set only
+    after they were found."""
     detection: Detection | None
     """How faces are found; None if the source has aligned faces, or landmarks are given."""
     size: tuple[int, int]
-    """Height and width to which faces are aligned, in pixels; without effect if they are not."""
+    """Height and width of the aligned faces in pixels. It has no effect if no face is aligned."""
     replace: bool
     """Whether an existing data set with this name is replaced when the new one is complete. If not,
     another data set with this name is an error."""
 
 
 def plan(options: Prepare) -> Task:
-    """Turns options into the task of a preparation, after listing the images of the source.
+    """Lists the images of the source, and returns the task of writing the data set.
 
     No image is read, and nothing is written.
 

@@ -57,8 +57,8 @@ _COMMAND: ContextVar[str] = ContextVar("command", default="")
 def with_home(options: T) -> T:
     """Returns the options with "~" at the start of a value replaced by the user's home folder.
 
-    A shell does not replace "~" in quotes, after "=", and in files of variables. The values are
-    texts, paths, and tuples of them; other values stay as they are.
+    A shell does not replace "~" in quotes, after "=", and in files of variables. Texts, paths and
+    tuples of them are changed; other values stay as they are.
 
     Args:
       options: a dataclass of a command's options.
@@ -95,8 +95,8 @@ def parse(
       prog: name of the command, for messages.
       description: description of the command, for the help.
       default: an instance with the default values; by default those of the dataclass.
-      main_options: names of the options that --help shows, for a command with many options.
-        --help-all always shows all options.
+      main_options: names of the options that --help shows, for a command with many options;
+        --help-all then shows all. If it is empty, --help shows all.
     """
     if main_options and {"-h", "--help"} & set(args):
         print_short_help(kind, default, main_options, prog=prog, description=description)
@@ -144,7 +144,8 @@ def run(
     Args:
       command: the function that runs the command, given the words of the command line.
       args: the words of the command line; by default those of this program.
-      name: the subcommand of `hyperface` that this is, for reports; "" for another program.
+      name: name of the subcommand of `hyperface`, for the command line in reports; "" for another
+        program.
     """
     # Both before JAX is loaded: its threads must share one heap, and it reads the folder once.
     process_settings.keep_memory()
@@ -191,8 +192,9 @@ def join(options: Any) -> None:
     first process, which writes all files, prints its log.
 
     Args:
-      options: options with the fields `coordinator` (host:port of process 0), `processes` (their
-        number) and `process` (the number of this one); None in each takes the launcher's value.
+      options: options with the fields `coordinator` (host:port of process 0), `processes` (number
+        of processes) and `process` (number of this process, from 0). None in a field means the
+        launcher's value.
     """
     from hyperface.devices import launchers, processes
 
@@ -266,7 +268,7 @@ def progress(
 
     Args:
       title: description of the work, for the bar and the lines.
-      unit: what is counted, such as "images".
+      unit: the name of the counted things, such as "images".
       console: console that shows the bar; by default that of the log.
     """
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn

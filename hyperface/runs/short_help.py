@@ -14,7 +14,7 @@ def print_short_help(
 
     Args:
       kind: dataclass of the command's options.
-      default: an instance with the default values; None takes those of the dataclass.
+      default: an instance with the default values; None for those of the dataclass.
       names: dotted names of the fields to show, such as "optimizer.learning_rate". All other
         options are hidden.
       prog: name of the command.

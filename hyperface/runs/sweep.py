@@ -55,10 +55,11 @@ class Sweep:
     """Name of the experiment, or a Python file of your own that defines one."""
     fields: tyro.conf.Positional[tuple[str, ...]]
     """Fields of the experiment with their values, FIELD=VALUE,VALUE,... such as
-    loss.ring.weight=0.01,0.1. Every combination is trained. A value of several words is a
-    sequence."""
+    loss.ring.weight=0.01,0.1. Every combination is trained. Write a value that is a sequence as
+    several words, such as "data.crop=96 80,112 96"."""
     seeds: int = 1
-    """Number of runs of each setting. Their seeds count up from the seed of the experiment."""
+    """Number of runs of each setting (combination of values). Their seeds count up from the seed of
+    the experiment."""
     out: Path | None = None
     """Folder for the runs and tables; by default runs/sweep-NAME."""
 
@@ -110,7 +111,8 @@ def plan(options: Sweep, more: Sequence[str]) -> list[Planned]:
       more: words of the command line: options of hyperface train that every run gets.
 
     Raises:
-      InputError: a field, a value or a combination of values does not fit.
+      InputError: there is no such field, a value or a combination of values is not valid, or two
+        settings are equal.
     """
     chosen = own_data.load(options.experiment, own_data.data_dir_in(more))
     # Each run would otherwise train the experiments that it is compared with as well.

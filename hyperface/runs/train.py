@@ -92,10 +92,10 @@ def train(
     Progress is logged. To print the log as the command does, call `hyperface.console.show_log`.
 
     Args:
-      experiment: an experiment, the name of one of ours, the path of a Python file with one, or the
-        name of a prepared data set. `dataclasses.replace` changes the fields of an experiment. If
-        an experiment with objects, such as a backbone, is defined in a notebook, commands cannot
-        evaluate its run.
+      experiment: an experiment, the name of one that comes with the library, the path of a Python
+        file that defines one, or the name of a prepared data set. `dataclasses.replace` changes the
+        fields of an experiment. If a notebook defines an experiment with objects, such as a
+        backbone, commands cannot evaluate its run.
       workdir: folder of the run; by default runs/NAME.
       data_dir: folder of prepared data sets; by default HYPERFACE_DATA_DIR or the user's cache.
       init_from: backbone to fine-tune: the folder of a run, or a weight file.
@@ -110,7 +110,8 @@ def train(
       The run's folder, network and scores.
 
     Raises:
-      InputError: the experiment, the data or the folder does not fit.
+      InputError: the experiment is not valid, the data set is missing or cannot be trained on, or
+        the folder has another run or cannot be written.
       DivergenceError: a loss became NaN or infinite.
       Interrupted: a signal arrived, and the run was saved.
 
@@ -142,13 +143,14 @@ def train(
 
 
 def plan(options: Train) -> "list[Task]":
-    """Turns options into tasks of training: the experiment, and those that it is compared with.
+    """Returns the training tasks of the experiment and of the experiments it is compared with.
 
     The experiment's field `compare` names the latter. All errors in the experiment, the data, the
     folders and the backbone to start from are found here, before anything is compiled.
 
     Raises:
-      InputError: the experiment, the data, a folder or the backbone does not fit.
+      InputError: an experiment is not valid, a data set is missing or cannot be trained on, a
+        folder has another run, or the backbone is not that of the experiment's model.
 
     Example:
       >>> from hyperface import experiments
@@ -164,7 +166,7 @@ def plan(options: Train) -> "list[Task]":
 def run(tasks: "Sequence[Task]") -> "TrainedRun":
     """Trains all tasks, logs the scores, and writes the report into the first task's folder.
 
-    A task whose folder has checkpoints is continued; a finished one is only scored.
+    A task whose folder has checkpoints is continued. A finished one is only evaluated.
 
     Args:
       tasks: the tasks that `plan` returned.

@@ -11,7 +11,7 @@ from hyperface.config.experiment import Experiment
 
 @dataclasses.dataclass(frozen=True)
 class Train:
-    """Options of `hyperface train`. The fields of the experiment are options too, as --steps."""
+    """Options of `hyperface train`. The experiment's fields are options too, such as --steps."""
 
     # An empty name, so that fields are options such as --steps and not --experiment.steps.
     experiment: Annotated[Experiment, tyro.conf.arg(name="")]

@@ -30,8 +30,8 @@ class Task(NamedTuple):
     """One experiment to train in one folder, with all settings of its training."""
 
     experiment: Experiment
-    """The experiment to train. With `evaluation.people_folds` it leaves out one group of people,
-    and each group has a task."""
+    """The experiment to train. With `evaluation.people_folds` there is one task per group of
+    people, whose experiment does not train on that group."""
     folder: Path
     """The run's folder."""
     data_dir: Path
@@ -54,7 +54,7 @@ class Task(NamedTuple):
 
 
 def plan(options: Train) -> list[Task]:
-    """Turns options into the tasks of the experiment, then of the experiments it is compared with.
+    """Returns the tasks of the experiment, then those of the experiments it is compared with.
 
     The experiment's field `compare` names the latter. Each experiment has one task. With
     `evaluation.people_folds` the people are divided into groups, and there is one task per group,
@@ -62,7 +62,8 @@ def plan(options: Train) -> list[Task]:
     absent; any other data set must have been prepared.
 
     Raises:
-      InputError: the experiment, the data, a folder or the backbone to start from does not fit.
+      InputError: an experiment is not valid, a data set is missing or cannot be trained on, a
+        folder has another run, or the backbone is not that of the experiment's model.
     """
     experiment = check(options.experiment)
     data_dir = data_directory(options.data_dir)
@@ -157,8 +158,8 @@ def _start(path: Path, experiment: Experiment, data_dir: Path) -> Start:
 def origin(path: Path) -> str:
     """Returns the text "PATH (DIGEST)" for the run or weight file from which another run starts.
 
-    The fine-tuned run records it. The digest, of a run's logged metrics or of the file, shows later
-    whether the path contains other weights by then.
+    The fine-tuned run records this text. The digest is that of the run's logged metrics, or of the
+    weight file. It shows later whether the path still has the same weights.
     """
     # With the digest, because the same path may contain other weights when the run is continued.
     return f"{path} ({run_digest(path) if path.is_dir() else digest(path)})"

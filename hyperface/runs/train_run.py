@@ -40,7 +40,7 @@ log = logging.getLogger("hyperface")
 
 
 class TrainedRun(NamedTuple):
-    """A trained and scored run."""
+    """A run after its training and evaluation."""
 
     folder: Path
     """The run's folder, with its checkpoints, report.html and results.json."""
@@ -55,7 +55,7 @@ class TrainedRun(NamedTuple):
         """Loads the last checkpoint and returns a function from images to features.
 
         The images are [batch, height, width, channels], scaled by (pixel - 127.5) / 128. The
-        features are [batch, dim], un-normalised.
+        features are [batch, dim], not normalised.
         """
         variables = traverse_util.unflatten_dict(read_run(self.folder).arrays, sep="/")
         return jax.jit(functools.partial(self.network.backbone.apply, variables))
@@ -64,8 +64,8 @@ class TrainedRun(NamedTuple):
 def run(tasks: Sequence[Task]) -> TrainedRun:
     """Trains one task after another, then logs their scores and writes the report.
 
-    If several processes train together, all of them train and compute features, and only the first
-    one scores and writes. A task whose folder has checkpoints is continued.
+    If several processes train together, all of them train and compute features. Only the first
+    process computes the scores and writes files. A task whose folder has checkpoints is continued.
 
     Args:
       tasks: the tasks that `plan` returned. The report is about the first one's experiment.
@@ -74,7 +74,8 @@ def run(tasks: Sequence[Task]) -> TrainedRun:
       The folder and network of the first task, and the scores of all of them.
 
     Raises:
-      InputError: a folder or the data does not fit.
+      InputError: a folder is in use or has another run, the data cannot be read, or a file cannot
+        be written.
       DivergenceError: a loss became NaN or infinite, which was logged.
       Interrupted: a signal arrived. The run was saved, and this was logged.
     """

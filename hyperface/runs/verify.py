@@ -60,17 +60,21 @@ class Verify:
     run: Path | None = None
     """Folder of a run or of an export, or a file of weights; the newest run in runs/ by default."""
     far: float = 0.001
-    """False accept rate: the share of different people who may pass as the same."""
+    """False accept rate: the share of pairs of different people that may be accepted as one
+    person. It selects the thresholds of the calibration."""
     calibration: Path | None = None
-    """The calibration.json of this network, whose thresholds decide; by default the one in the
-    run's folder or export. Without one only the similarity is known."""
+    """The calibration.json of this network: thresholds, above and below which a pair is "same" or
+    "different". By default the one in the run's folder or export. If there is none, only the
+    similarities are reported."""
     prior: float = 0.5
     """Your estimate of the share of pairs that show one person, among all that you compare. The
     probability of a pair depends on it."""
     faces: Literal["one", "largest", "central"] = "one"
-    """Which of several faces of a photo is taken; "one" refuses photos that show several."""
+    """Which face is used if a photo has several. one: such a photo is left out. largest: the
+    largest face, with a preference for the centre. central: the face nearest to the centre."""
     aligned: bool = False
-    """The images are aligned faces of the size that the network takes; no face is looked for."""
+    """The images are aligned faces of the network's image size already, and are used whole. Without
+    it, faces are found in the photos and aligned."""
     checkpoint: int | None = None
     """Step of the run's checkpoint; the newest by default."""
     out: Path = Path("verification")
@@ -115,16 +119,16 @@ def verify(
       first: a photo, or a folder of photos.
       second: another photo or folder. The same folder twice compares all pairs within it.
       run: folder of a run or of an export, or a weight file; by default the newest run in runs/.
-      far: false accept rate in (0, 1]: the share of different people who may pass as the same. The
-        calibration gives the thresholds for it.
+      far: false accept rate in (0, 1]: the share of pairs of different people that may be accepted
+        as one person. It selects the thresholds of the calibration.
       calibration: file of the network's calibration; by default that of the run or export. Without
         one there are similarities but no decisions.
       prior: the user's estimate of the share of pairs that show one person, in (0, 1). The
         probability of a pair depends on it.
-      faces: which face is taken if a photo has several: "largest", "central" (nearest to the
+      faces: which face is used if a photo has several: "largest", "central" (nearest to the
         centre), or "one", which leaves such a photo out.
-      aligned: whether the images are aligned faces of the network's size, in which no face is
-        looked for.
+      aligned: whether the images are aligned faces of the network's image size already. They are
+        then used whole, and the detector is not called.
       checkpoint: step of the run's checkpoint; by default the newest.
       out: folder for the page, the picture and the JSON file; None writes nothing.
       detector: finds the faces. It is a function from one photo, [height, width, 3] uint8, to boxes
@@ -135,7 +139,8 @@ def verify(
 
     Raises:
       InputError: there is no such network, one side has no usable face, there is no pair or there
-        are too many, or the calibration is that of another network.
+        are more than 25 million, the calibration is that of another network or has no thresholds
+        for `far`, or `far` or `prior` is out of range.
 
     Example:
       >>> verify("one.jpg", "other.jpg", run="runs/mine").best.decision  # doctest: +SKIP
