@@ -15,7 +15,8 @@ Tree = TypeVar("Tree")
 
 
 class Location(NamedTuple):
-    """The positions of the agents (class weights) of some class ids, as seen from this device."""
+    """The positions of the agents (class weights) of some class ids, from the view of this
+    device."""
 
     row: jax.Array
     """Row on this device; 0 where the agent is on another device."""
@@ -71,7 +72,7 @@ def this_device_part(whole_batch: Tree, axis_name: AxisName | None, batch: int) 
 
 
 class Shards(NamedTuple):
-    """The description of how agents (class weights) and batch are split over devices."""
+    """Describes how agents (class weights) and batch are split over devices."""
 
     axis_name: AxisName | None = None
     """Mapped axis over which the agents are split by rows; None on one device."""
@@ -84,14 +85,13 @@ class Shards(NamedTuple):
     over this axis."""
 
     def cast(self, terms: Any, batch: Any, rows: Any) -> tuple[Any, Any, Any]:
-        """Casts all arrays to types that vary over the mapped axes that the engine needs.
+        """Casts arrays to the types of `jax.shard_map` that the class-wise losses need.
 
-        In `jax.shard_map` the type of an array names the axes over which it varies, that is over
-        which its values differ between devices. If one array varies over another axis than that of
-        the classes, such as the batch over the "data" axis of a mesh, all arrays are cast to vary
-        over it. The rows vary over the axis of the classes. If the batch is split over this axis,
-        the batch and the terms vary over it too. Otherwise, they are the same on all of its
-        devices.
+        In `jax.shard_map` the type of an array names the axes over which it varies, which means
+        that its values may differ between the devices of the axis. If one array varies over another axis than that of the
+        classes, such as the batch over the "data" axis of a mesh, all arrays are cast to vary over
+        it. The rows vary over the axis of the classes. If the batch is split over this axis, the
+        batch and the terms vary over it too. Otherwise, they are the same on all of its devices.
 
         Args:
           terms: the hyper-parameters of the losses.
