@@ -83,7 +83,8 @@ class Term(Protocol):
     def normalize(self) -> Normalize:
         """What is scaled to unit length before the similarity is computed.
 
-        "both" features and agents (class weights), only "features", only "agents", or "none"."""
+        "both" features and agents (class weights), only "features", only "agents", or "none".
+        """
         ...
 
     @property
@@ -147,8 +148,7 @@ class Engine(TypedDict, total=False):
     """Number of bytes in which similarities may be stored between the forward and the backward
     scan, 0 by default. If all [batch, classes] similarities fit, the backward scan does not compute
     them again. With precision "mixed" it always computes them again. If `block_size` is None and
-    all similarities
-    fit into one block, they are saved whatever the budget is."""
+    all similarities fit into one block, they are saved whatever the budget is."""
     present: ArrayLike | None
     """[classes] bool, split like the agents: the classes that take part in all losses; None for
     all. An example's own class always takes part in its loss. Other classes get no gradient."""

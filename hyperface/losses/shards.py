@@ -15,8 +15,7 @@ Tree = TypeVar("Tree")
 
 
 class Location(NamedTuple):
-    """The positions of the agents (class weights) of some class ids, from the view of this
-    device."""
+    """The positions of the agents (class weights) of some class ids, as seen from this device."""
 
     row: jax.Array
     """Row on this device; 0 where the agent is on another device."""
@@ -88,10 +87,11 @@ class Shards(NamedTuple):
         """Casts arrays to the types of `jax.shard_map` that the class-wise losses need.
 
         In `jax.shard_map` the type of an array names the axes over which it varies, which means
-        that its values may differ between the devices of the axis. If one array varies over another axis than that of the
-        classes, such as the batch over the "data" axis of a mesh, all arrays are cast to vary over
-        it. The rows vary over the axis of the classes. If the batch is split over this axis, the
-        batch and the terms vary over it too. Otherwise, they are the same on all of its devices.
+        that its values may differ between the devices of the axis. If an array varies over another
+        axis than that of the classes, such as the batch over the "data" axis of a mesh, all arrays
+        are cast to vary over it. The rows vary over the axis of the classes. If the batch is split
+        over this axis, the batch and the terms vary over it too. Otherwise, they are the same on
+        all of its devices.
 
         Args:
           terms: the hyper-parameters of the losses.
