@@ -104,7 +104,8 @@ class SphereFaceTerm:
     """Smallest value of lambda; with 0 it falls towards 0, the margin alone."""
     gradient: Gradient = "exact"
     """"exact" is the gradient of the equation. "caffe" is that of the authors' published code,
-    which also scales the agents to unit length after each step."""
+    which also scales the agents to unit length after each step. l-softmax
+    accepts only "exact"."""
 
 
 @dataclass(frozen=True)

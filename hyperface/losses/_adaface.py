@@ -45,10 +45,11 @@ def updated_norm_statistics(
 
         mean' = (1 - a) mean + a mean_i ||f_i||,   std' = (1 - a) std + a std_i ||f_i||
 
-    mean_i and std_i are taken over the examples of the batch, and a is `momentum`. As in the
-    authors' published code, the norms are clipped to [0.001, 100], and the batch's variance divides
-    the sum of squares by the count minus one. A batch without examples changes nothing. A batch of
-    one example does not change the deviation. No gradient flows through mean or deviation.
+    mean_i and std_i are taken over the examples of the batch, and a is `momentum`, the share of the
+    new batch. As in the authors' published code, the norms are clipped to [0.001, 100], and the
+    batch's variance divides the sum of squares by the count minus one. A batch without examples
+    changes nothing. A batch of one example does not change the deviation. No gradient flows through
+    mean or deviation.
 
     Args:
       statistics: the statistics before the batch.

@@ -63,8 +63,8 @@ class Rows(NamedTuple):
     """The optimiser's state of these rows: arrays with one row per agent."""
     gradient: jax.Array
     """[rows, dim] gradient of the loss to the rows, summed over all devices. During the scan over
-    blocks, it comes only from examples of other classes than the row's. The part of the row's own
-    examples is added after the scan."""
+    blocks of classes, it lacks the part of the examples of the row's own class. That part is added
+    after the scan."""
 
 
 class Sweep(NamedTuple):
