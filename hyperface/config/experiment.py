@@ -110,11 +110,11 @@ class Groups:
     agents: Group = Group()
     """Agents, which are the class weights of class-wise losses."""
     scale: Group = Group(decay=0.0)
-    """The learned scale s of the softmax. The released code decays it."""
+    """The learned scale s of the softmax. The authors' published code decays it too."""
     radius: Group = Group(decay=0.0)
     """The learned radius R of Ring loss."""
     centers: Group = Group(decay=0.0)
-    """Centers under Caffe's rule. Under the paper's rule they have their own rate."""
+    """Centers of center loss with its rule "caffe". With "paper" they have their own rate."""
     others: Group = field(default=Group(), metadata=records.RARE)
     """Parameters of any other name, such as a transformer's pos_embedding."""
 
@@ -153,8 +153,8 @@ class Optimizer:
     freeze_backbone: int = 0
     """Number of steps at the start in which only the heads are trained."""
     accumulate: int = 1
-    """Number of batches whose mean gradient gives one update, for batch sizes that do not fit into
-    memory. Steps count batches."""
+    """Number of batches whose mean gradient is used for one update. This allows batches that do not
+    fit into memory. Steps count batches."""
     agents_update: Literal["whole", "in-sweep"] = field(default="whole", metadata=records.RARE)
     """When the agents are updated. "whole" updates them once their whole gradient is known.
     "in-sweep" updates them block by block while the gradient is computed. The whole gradient is
@@ -285,11 +285,11 @@ class Experiment:
 
 
 def check(experiment: Experiment) -> Experiment:
-    """Checks that all values are in range and fit together, and returns the experiment.
+    """Checks that all values are in range and agree with each other, and returns the experiment.
 
     Raises:
-      InputError: a value does not fit. The message gives the field, the expected and the found
-        value.
+      InputError: a value is out of range, or does not agree with another value. The message states
+        the field, the expected and the found value.
     """
     _check_ranges(experiment)
     _check_model(experiment.model)

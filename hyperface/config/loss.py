@@ -37,9 +37,9 @@ class SoftmaxTerm:
     """Determines the initial value of a learned scale: that with this lower bound of the loss, in
     nats (NormFace, Proposition 2)."""
     min_scale: float = 0.01
-    """Smallest value that a learned scale takes. 0.01 is that of the released code."""
+    """Smallest value of a learned scale. The authors' published code uses 0.01 too."""
     bias: bool = False
-    """Add one learned bias per class. Proposition 1 advises against it if anything is
+    """Add one learned bias per class. NormFace's Proposition 1 advises against it if anything is
     normalised."""
     allow_normalized_bias: bool = False
     """Accept a bias although features or agents are normalised, which is an error otherwise."""
@@ -47,7 +47,7 @@ class SoftmaxTerm:
     """Share of the feature's elements that are dropped before this loss."""
     gradient: Gradient = "exact"
     """"exact" is the gradient of the equation. "caffe" scales the agents to unit length after each
-    step, and leaves this scaling out of their gradient, as the released code does."""
+    step, and leaves this scaling out of their gradient, as the authors' published code does."""
 
 
 @dataclass(frozen=True)
@@ -60,7 +60,7 @@ class CContrastiveTerm:
     """m, the margin on the squared distance, from 0 to 4."""
     gradient: Gradient = "exact"
     """"exact" is the gradient of the equation. "caffe" scales the agents to unit length after each
-    step, and leaves this scaling out of their gradient, as the released code does."""
+    step, and leaves this scaling out of their gradient, as the authors' published code does."""
 
 
 @dataclass(frozen=True)
@@ -77,8 +77,8 @@ class CTripletTerm:
     """Add the squared distance to the own agent even if no class violates the margin. The paper
     calls this "C-triplet + center"."""
     gradient: Gradient = "exact"
-    """"exact" is the gradient of the equation. "caffe" is that of the released code, which also
-    scales the agents to unit length after each step."""
+    """"exact" is the gradient of the equation. "caffe" is that of the authors' published code,
+    which also scales the agents to unit length after each step."""
 
 
 @dataclass(frozen=True)
@@ -97,14 +97,15 @@ class SphereFaceTerm:
     margin: int = 4
     """m of cos(m theta), from 1 to 4; 1 is no margin."""
     start: float = 1000.0
-    """The start of lambda's equation, from which lambda falls."""
+    """`start` in the equation above, near which lambda begins."""
     gamma: float = 0.12
     """Speed with which lambda falls; 0 keeps it at `start`."""
     floor: float = 5.0
     """Smallest value of lambda; with 0 it falls towards 0, the margin alone."""
     gradient: Gradient = "exact"
-    """"exact" is the gradient of the equation. "caffe" is that of the released code, which also
-    scales the agents to unit length after each step."""
+    """"exact" is the gradient of the equation. "caffe" is that of the authors' published code,
+    which also scales the agents to unit length after each step. l-softmax
+    accepts only "exact"."""
 
 
 @dataclass(frozen=True)
@@ -140,7 +141,8 @@ class AdaFaceTerm:
     margin: float = 0.4
     """m, the size of both margins of AdaFace, at least 0."""
     concentration: float = 0.333
-    """h: the margin is clipped for norms more than 1 / h standard deviations from the mean."""
+    """h: for norms more than 1 / h standard deviations from the mean, the margin no longer
+    changes."""
     momentum: float = 0.01
     """Weight of a batch in the moving mean and deviation of the norms, from 0 to 1."""
 
@@ -162,8 +164,8 @@ class MagFaceTerm:
     upper_norm: float = 110.0
     """u_a, the feature norm up to which the margin grows."""
     easy_margin: bool = True
-    """Apply the margin only where the cosine to the own agent is positive, as the released code
-    does."""
+    """Apply the margin only where the cosine to the own agent is positive, as the authors'
+    published code does."""
     regularizer: float = 35.0
     """lambda_g, the factor of the regulariser within the term."""
 
@@ -175,9 +177,9 @@ class CenterTerm:
     weight: float = 0.0
     """Weight of the term; 0 leaves it out."""
     rule: Literal["paper", "caffe"] = "paper"
-    """How centers are updated. "paper" moves them by `rate` times their direction, towards the
-    features of their class. "caffe" updates them through the optimiser, as the released code
-    does."""
+    """How centers are updated. "paper" moves them by `rate` times `losses.center_direction`,
+    towards the features of their class. "caffe" updates them through the optimiser, as the authors'
+    published code does."""
     rate: float = 0.5
     """alpha of the paper's rule, from 0 to 1."""
 
@@ -210,7 +212,7 @@ class BatchTripletTerm:
 
 @dataclass(frozen=True)
 class RingTerm:
-    """Ring loss (Eq. 4), which draws the feature norms to a learned radius R."""
+    """Ring loss (Eq. 4), which pulls the feature norms towards a learned radius R."""
 
     weight: float = 0.0
     """Weight of the term, the paper's lambda; 0 leaves it out."""
@@ -218,8 +220,8 @@ class RingTerm:
     """Initial value of R; None takes the mean feature norm of the first batch."""
     form: Literal["paper", "released-l2", "released-l1", "released-auto"] = "paper"
     """"paper" is (norm - R)^2 / 2. "released-l2", "released-l1" and "released-auto" are those of
-    the released code: the square without 1/2, a smooth L1 distance, and the square divided by the
-    mean norm."""
+    the authors' published code: the square without 1/2, a smooth L1 distance, and the square
+    divided by the mean norm."""
 
 
 # Terms are compared by identity, because a loss may contain arrays: comparing arrays gives no
@@ -295,13 +297,14 @@ class Loss:
     ring: RingTerm = field(default_factory=RingTerm)
     share_agents: bool = False
     """Use one agent matrix for all class-wise terms, which are then computed in one pass. The
-    released joint loss has one matrix per term."""
+    authors' published joint loss has one matrix per term."""
     sample_rate: float = 1.0
     """Share of all classes that is sampled at each step (Partial FC). The classes of the batch are
     always part of the sample. 1 takes all classes."""
     precision: Literal["float32", "tf32", "mixed", "bf16"] = "float32"
-    """Type of the operands of matrix products with the agents. On a GPU "tf32" is several times as
-    fast as float32 and keeps 10 binary digits; on a CPU it is float32."""
+    """Type of the operands of matrix products with the agents. "bf16" rounds them to bfloat16, and
+    "mixed" only in the forward pass. On a GPU "tf32" is several times as fast as float32 and keeps
+    10 binary digits; on a CPU it is float32."""
     memory_budget: int = 0
     """Memory in MiB in which similarities may be stored for the backward pass. Those that do not
     fit are computed twice."""
@@ -402,11 +405,11 @@ _ABOVE_ZERO = (
 
 
 def check(loss: Loss) -> None:
-    """Checks that all values are in range and fit together.
+    """Checks that all values are in range and agree with each other.
 
     Raises:
-      InputError: a value does not fit. The message gives the field, the expected and the found
-        value.
+      InputError: a value is out of range, or does not agree with another value. The message states
+        the field, the expected and the found value.
     """
     for f in dataclasses.fields(loss):
         # Fields that are no terms, such as `precision`, have no weight.

@@ -52,7 +52,7 @@ def experiment_for(name: str, counts: Counts) -> Experiment:
     """Returns an experiment for a prepared data set, with the data set's name.
 
     It trains `sphereface-mini`, a backbone for CPUs, with NormFace's softmax. The scale is learned,
-    and its initial value gives Proposition 2's bound 0.1 nats for this number of people.
+    and starts at the value at which the loss' lower bound is 0.1 nats (NormFace, Proposition 2).
 
     Args:
       name: name of the data set.

@@ -96,7 +96,7 @@ def from_dict(cls: Any, values: Mapping[str, Any]) -> Any:
       values: the dictionary that `to_dict` returned.
 
     Raises:
-      TypeError: a field is missing, or unknown to this version.
+      TypeError: a field of `cls` is missing, or `values` has a field that `cls` lacks.
     """
     kinds, fields = get_type_hints(cls), {}
     for name, value in values.items():

@@ -14,7 +14,7 @@ def load(path: Path, *, title: str | None = None, imports_from: Path | None = No
     """Runs a Python file that defines `EXPERIMENT`, and returns its module.
 
     Like a script, the file may import modules from its own folder. A second call for an unchanged
-    file returns the same module. Whether the module has `EXPERIMENT` is not checked here.
+    file returns the same module. The function does not check whether the module has `EXPERIMENT`.
 
     Args:
       path: the file.
@@ -22,7 +22,7 @@ def load(path: Path, *, title: str | None = None, imports_from: Path | None = No
       imports_from: folder from which the file imports its modules; None takes the file's own.
 
     Raises:
-      InputError: the file is missing, is not Python, or raises an error. The message gives the
+      InputError: the file is missing, is not Python, or raises an error. The message states the
         line.
     """
     try:

@@ -40,7 +40,8 @@ def check_batch_size(batch_size: int, num_devices: int) -> None:
       num_devices: number of devices.
 
     Raises:
-      InputError: it cannot. The message gives both numbers and the nearest sizes that fit.
+      InputError: it cannot. The message states both numbers, and the nearest batch sizes that can
+        be split.
     """
     if batch_size % num_devices:
         below = batch_size // num_devices * num_devices
@@ -78,7 +79,7 @@ def check_classes(num_classes: int) -> None:
       num_classes: number of classes.
 
     Raises:
-      InputError: there are fewer classes. The message gives both numbers.
+      InputError: there are fewer classes than devices. The message states both numbers.
     """
     if num_classes < num_devices():
         raise InputError(

@@ -90,7 +90,7 @@ def is_multiprocess() -> bool:
 def process_slice() -> dict[str, int]:
     """Returns keyword arguments of `training_batches` that select this process's slice of a batch.
 
-    A training of several processes reads each batch in equal slices, one per process.
+    If several processes train together, each of them reads an equal slice of every batch.
     """
     return {"process": jax.process_index(), "processes": jax.process_count()}
 
@@ -107,7 +107,7 @@ def wait_for_all(name: str) -> None:
     a shorter timeout than scoring takes.
 
     Args:
-      name: name of the barrier; all processes give the same one.
+      name: name of the barrier; it must be the same in all processes.
     """
     if not is_multiprocess():
         return
@@ -123,8 +123,8 @@ def allgather(name: str, value: _Json) -> list[_Json]:
     """Waits for all processes, and returns the value of each, in order of process.
 
     Args:
-      name: name of the exchange, for error messages and to tell exchanges apart; all processes give
-        the same one.
+      name: name of the exchange, for error messages and to tell exchanges apart; it must be the
+        same in all processes.
       value: this process's value, which JSON can represent.
     """
     if not is_multiprocess():
@@ -146,8 +146,8 @@ def broadcast_from_writer(name: str, value: _Json) -> _Json:
     """Waits for all processes, and returns the value of the writing process.
 
     Args:
-      name: name of the exchange, for error messages and to tell exchanges apart; all processes give
-        the same one.
+      name: name of the exchange, for error messages and to tell exchanges apart; it must be the
+        same in all processes.
       value: this process's value, which JSON can represent.
     """
     return allgather(name, value)[0]

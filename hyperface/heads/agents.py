@@ -28,20 +28,23 @@ from hyperface.normalize import l2_normalize
 class AgentHead(nn.Module):
     """The head of class-wise terms that share one matrix of agents (class weights).
 
-    All terms are computed in one pass over the classes. The initial value of a learned scale is
-    such that the bound of NormFace's Proposition 2 equals `initial_bound` for this number of
-    classes. If the parameter falls below `min_scale`, the loss uses `min_scale`, and the parameter
-    gets the gradient at that value, so that it can rise again.
+    All terms are computed in one pass over the classes. The initial value of a learned scale is the
+    one at which the lower bound of the loss (NormFace, Proposition 2) equals the term's option
+    `initial_bound`, for this number of classes. If the learned scale falls below the option
+    `min_scale`, the loss uses `min_scale`, and the scale gets the gradient at that value, so that
+    it can rise again.
 
     AdaFace's statistics are stored in the collection "batch_stats", like those of batch
-    normalisation. If the collection is mutable, each batch updates the statistics before the loss
-    uses them.
+    normalisation. If the collection is mutable (as in training), each batch updates the statistics
+    before the loss uses them.
 
     Attributes:
       num_classes: number of rows of the agent matrix.
-      terms: (name, options) of each term; all must use the same normalisation.
+      terms: (name, options) of each term. All terms must scale the same arrays to unit length:
+        features, agents, both or none.
       precision: precision of the operands of matmuls: "float32", "tf32", "mixed" or "bf16".
-      memory_budget: MiB in which similarities may be stored for the backward pass.
+      memory_budget: memory in MiB in which similarities may be stored for the backward pass. If
+        they do not fit, they are computed twice.
     """
 
     num_classes: int

@@ -25,7 +25,8 @@ class Context(NamedTuple):
     """The inputs of a head that belong to the step, besides features and labels."""
 
     step: jax.Array | int = 0
-    """Number of optimiser steps that are done, from which annealed terms compute their factors."""
+    """Number of optimiser steps that are done, from which SphereFace's terms compute how strong
+    their margin is."""
     counted: jax.Array | None = None
     """[batch] bool, False for padding; None counts all examples."""
     keys: jax.Array | None = None
@@ -69,8 +70,8 @@ class Objective(NamedTuple):
     """The objective of a batch, with the values to log."""
 
     total: jax.Array
-    """The sum of all terms over the counted examples, times their weights, which is differentiated.
-    It is a sum and not yet a mean over examples."""
+    """The sum of all terms over the counted examples, times the weights of the terms. This is the
+    value that is differentiated. It is a sum, and not yet a mean over examples."""
     terms: dict[str, jax.Array]
     """Name of each term -> its unweighted loss [batch], to be logged."""
     scalars: dict[str, jax.Array]
@@ -89,7 +90,7 @@ def rows_of(matrix: jax.Array, labels: jax.Array, context: Context) -> jax.Array
       context: the context, whose `split_classes` says whether the rows are split over the devices.
 
     Returns:
-      [batch, dim]. A label out of range gives a row of NaN.
+      [batch, dim]. The row of a label out of range is NaN.
     """
     axis_name = context.axis_name if context.split_classes else None
     rows = matrix.shape[0]

@@ -19,8 +19,10 @@ class CenterHead(nn.Module):
     """The head of center loss, which owns the centers [classes, dim].
 
     As in the paper, the gradient of the centers is not the derivative of the loss. It is
-    `losses.center_direction` over the whole batch, independent of the weight of the term. The
-    paper's rule moves the centers by a share of it, and Caffe's rule passes it to the optimiser.
+    `losses.center_direction` over the whole batch (per class, the sum of center - feature, divided
+    by 1 + the number of examples), whatever the weight of the term is. With the option rule="paper"
+    the centers move by a fixed share of it, and with rule="caffe" the optimiser uses it like any
+    gradient.
 
     Attributes:
       num_classes: number of rows of the matrix of centers.
@@ -68,7 +70,7 @@ class RingHead(nn.Module):
     """The head of Ring loss, which owns the learned radius R.
 
     R is initialised with the option `initial_radius`. If that is None, R is the mean feature norm
-    of the batch that initialises the parameters, so initialise with a batch of real images.
+    of the batch that initialises the parameters, so this batch must consist of real images.
 
     Attributes:
       options: weight of the term, initial radius, and form of the equation.
@@ -153,7 +155,7 @@ def mined(
       options: weight, margin and mining: a `BatchContrastiveTerm` or a `BatchTripletTerm`.
       features: [batch, dim] of this device's examples, un-normalised.
       labels: [batch] class ids.
-      context: gives the padding, and the mapped axis over which the batch is split.
+      context: which examples are padding, and the mapped axis over which the batch is split.
     """
     batch_loss = losses.batch_contrastive
     if isinstance(options, BatchTripletTerm):

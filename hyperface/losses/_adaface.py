@@ -24,7 +24,7 @@ with margin keeps from 0 and pi."""
 class NormStatistics(NamedTuple):
     """Moving mean and standard deviation of feature norms, by which AdaFace judges image quality.
 
-    The defaults are the initial values of the released code, before the first batch.
+    The defaults are the values before the first batch, as in the authors' published code.
     """
 
     mean: ArrayLike = 20.0
@@ -45,9 +45,11 @@ def updated_norm_statistics(
 
         mean' = (1 - a) mean + a mean_i ||f_i||,   std' = (1 - a) std + a std_i ||f_i||
 
-    As in the released code, the norms are clipped to [0.001, 100], and the batch's variance is the
-    sum of squares divided by the count minus one. A batch without examples changes nothing. A batch
-    of one example does not change the deviation. No gradient flows through mean or deviation.
+    mean_i and std_i are taken over the examples of the batch, and a is `momentum`, the share of the
+    new batch. As in the authors' published code, the norms are clipped to [0.001, 100], and the
+    batch's variance divides the sum of squares by the count minus one. A batch without examples
+    changes nothing. A batch of one example does not change the deviation. No gradient flows through
+    mean or deviation.
 
     Args:
       statistics: the statistics before the batch.
@@ -62,8 +64,8 @@ def updated_norm_statistics(
 
     Raises:
       TypeError: features are not floating point, or counted is not bool.
-      ValueError: features are not a matrix, counted is not [batch], or a known momentum is outside
-        [0, 1].
+      ValueError: features are not a matrix, counted is not [batch], or the momentum is outside [0,
+        1] (a value that jit traces is not checked).
 
     Example:
       >>> import jax.numpy as jnp
@@ -120,7 +122,7 @@ class AdaFace(ScaledLogits):
     margin: ArrayLike = 0.4
     """m, the size of both margins, a scalar or [batch], at least 0."""
     concentration: ArrayLike = 0.333
-    """h: the quality is 1 where the norm is std / h above the mean."""
+    """h: the quality z reaches 1 where the norm is std / h above the mean."""
     bounded: bool = field(default=False, metadata={"static": True})
     """Whether |scale x cosine| is known to stay below 70. Then exp cannot overflow, and no maximum
     is subtracted before it."""
@@ -141,23 +143,27 @@ class AdaFace(ScaledLogits):
         margin: ArrayLike = 0.4,
         concentration: ArrayLike = 0.333,
     ) -> "AdaFace":
-        """Returns the term, with `bounded` set if the scale is a known number of at most 70.
+        """Returns the term, with `bounded` set if the scale is a concrete number of at most 70.
 
-        A scale that JAX traces is not known.
+        Otherwise, it is not set: for example for a scale that jit traces, whose value is unknown.
 
         Args:
           statistics: mean and deviation of the feature norms.
           scale: s, the factor on the cosines, a scalar or [batch].
           margin: m, the size of both margins, at least 0.
-          concentration: h: the quality is 1 where the norm is std / h above the mean.
+          concentration: h: the quality z reaches 1 where the norm is std / h above the mean.
         """
         return cls(statistics, scale, margin, concentration, known_bound(scale))
 
     def loss(self, target: Target, value: jax.Array) -> jax.Array:
         """Returns the loss [batch], softplus(value - s (cos(theta + g_angle) - g_add)).
 
+        s is the scale, theta the angle between the feature and its own agent (class weight), and
+        g_angle = -m z and g_add = m z + m are the margins. m is `margin` and z is `quality`.
+
         Args:
-          target: each example's angle to its own agent, its feature norm, and so on.
+          target: numbers of each example, such as its similarity to the agent (class weight) of its
+            own class, its angle to this agent, and its feature norm; see `Target`.
           value: [batch] log sum exp of the other classes' logits, the result of `fold`.
         """
         dtype = target.similarity.dtype
@@ -201,16 +207,20 @@ def adaface(
 
         z_i = clip(h (||f_i|| - mean) / std, -1, 1)
         g_angle = -m z_i,   g_add = m z_i + m
-        target logit s (cos(theta_y + g_angle) - g_add), the others s cos theta_j
+        target logit s (cos(theta_y + g_angle) - g_add), the other logits s cos theta_j
 
-    AdaFace takes the feature norm as the quality of the image. NormFace removes this norm, and Ring
+    f is the feature, theta_j the angle between it and the agent (class weight) of class j, and y
+    the example's own class. mean and std are `statistics`, h is `concentration`, m is `margin`, and
+    s is `scale`. clip limits a value to [-1, 1].
+
+    AdaFace uses the feature norm as the quality of the image. NormFace removes this norm, and Ring
     loss makes it the same for all images. No gradient flows through the norm or the statistics.
 
-    Three details that the paper does not state follow the released code: norms are clipped to
-    [0.001, 100], 0.001 is added to std, and theta_y + g_angle is clipped to [0.001, pi - 0.001].
-    The target logit has no gradient where it is clipped. The released code updates the statistics
-    by a batch before it uses them. It also clips all cosines to [-0.999, 0.999], which stops the
-    gradient of targets within 0.045 rad of their agent. This function does not clip cosines.
+    Three details that the paper does not state follow the authors' published code: norms are
+    clipped to [0.001, 100], 0.001 is added to std, and theta_y + g_angle is clipped to [0.001, pi -
+    0.001]. The target logit has no gradient where it is clipped. That code updates the statistics
+    by a batch before it uses them. It also clips all cosines to [-0.999, 0.999], so a feature
+    within 0.045 rad of its own agent gets no gradient from it. This function does not clip cosines.
 
     Args:
       features: [batch, dim], floating point, un-normalised; half precision is computed in float32.
@@ -222,9 +232,9 @@ def adaface(
       margin: m, at least 0.
       concentration: h, at least 0: z reaches 1 where the norm is std / h above the mean.
       engine: options of the computation, all optional, which `classwise.Engine` describes:
-        `block_size` (classes per block), `axis_name` and `split_batch` (agents or batch split over
-        devices), `precision` (of matmuls), `memory_budget` (bytes of stored similarities) and
-        `present` (which classes take part).
+        `block_size` (classes per block), `axis_name` and `split_batch` (how agents and batch are
+        split over devices), `precision` (of matmuls), `memory_budget` (bytes of stored
+        similarities) and `present` (which classes take part).
 
     Returns:
       [batch] loss in nats, float32 (float64 for float64 inputs). NaN under jit where a label is out
@@ -232,7 +242,8 @@ def adaface(
 
     Raises:
       TypeError: features or agents are not floating point, or labels are not integers.
-      ValueError: shapes disagree, or a known label, margin or concentration is out of range.
+      ValueError: shapes disagree, or a label, margin or concentration is out of range (labels are
+        checked outside of jit, the others if they are Python or NumPy numbers).
 
     Example:
       >>> import jax.numpy as jnp

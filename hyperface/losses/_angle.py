@@ -48,16 +48,18 @@ def angle(features: jax.Array, rows: jax.Array) -> jax.Array:
 
         theta = atan2(sin theta, <f~, W~>),   sin^2 theta = 1 - <f~, W~>^2
 
+    f~ is the feature f and W~ the row W, both at unit length; <,> is the inner product.
+
     The arccos of a rounded cosine would be imprecise: in float32 the cosine is 1 for every angle
-    below 3e-4 rad. Here the sine is computed from the part of the feature that is orthogonal to the
-    row, so the angle and its gradient keep their digits. The gradient to the feature follows; that
-    to the row has the same form:
+    below 3e-4 rad. Therefore the sine is computed from the part of the feature that is orthogonal
+    to the row, so the angle and its gradient keep their digits. The gradient to the feature is the
+    following; the gradient to the row has the same form:
 
         dtheta/df = -(W~ - cos theta f~) / (sin theta ||f||)
 
-    Both unit vectors are computed with the eps of `l2_normalize` inside the root. So the angle is
-    never exactly 0, and has a gradient everywhere. The angle of a zero vector to any other vector
-    is pi / 2.
+    Both unit vectors are computed as x / sqrt(x^2 + eps), with the small constant eps of
+    `l2_normalize`. So the angle is never exactly 0, and has a gradient everywhere. The angle of a
+    zero vector to any other vector is pi / 2.
 
     Args:
       features: [batch, dim] floating point, un-normalised.

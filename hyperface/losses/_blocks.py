@@ -37,7 +37,8 @@ class Layout(NamedTuple):
     """Whether agents are scaled to unit length."""
     agent_gradient: AgentGradient
     """How the gradient passes through this scaling: "tangent" is exact. "inner-product" and
-    "distance" treat the agents as if they had been stored at unit length."""
+    "distance" leave out the derivative of the scaling, and compute the gradient of the inner
+    product or of the squared distance, as if the agents had unit length already."""
     num_rows: int
     """Number of classes on this device."""
     block_size: int
@@ -56,10 +57,10 @@ class Classes(NamedTuple):
     """The integer and bool inputs of class-wise losses, which have no gradient."""
 
     labels: jax.Array
-    """[batch] class ids, counted over the classes of all devices."""
+    """[batch] class ids among the classes of all devices."""
     present: jax.Array | None
-    """[classes on this device] bool, the classes that take part in all losses; None for all. An
-    example's own class always takes part in its loss."""
+    """[classes on this device] bool, the classes that take part in all losses; None for all. The
+    own class of an example always takes part in its loss."""
 
 
 class Inputs(NamedTuple):
@@ -83,9 +84,10 @@ class Inputs(NamedTuple):
 
 
 class Gradients(NamedTuple):
-    """The result of the backward scan: gradients without the part of each example's own class.
+    """The gradients that the backward scan (the loop over blocks of classes) returns.
 
-    The own class is left out of the scans, and its part is added later by `add_target`.
+    The scan leaves out each example's own class. `add_target` adds this part of the gradients
+    later.
     """
 
     x: jax.Array
@@ -155,7 +157,7 @@ def block_of(
     start: Any,
     first: Any,
 ) -> Block:
-    """Returns the block that begins at row `start`, with flags for the classes that count in it.
+    """Returns the block that begins at row `start`, with flags for the classes that it counts.
 
     Args:
       layout: the static options, such as block size and precision.
@@ -163,8 +165,8 @@ def block_of(
       bias: [classes] numbers that are added to the logits, or None.
       classes: the labels, and the classes that take part.
       start: first row of the block.
-      first: first row that counts. It exceeds `start` for a last block that was moved back to have
-        full size: its earlier rows count in the block before it.
+      first: first row that is counted. It exceeds `start` only in the last block if that was moved
+        back to have full size: the block before it has counted its earlier rows.
     """
     local = start + jnp.arange(layout.block_size, dtype=classes.labels.dtype)
     ids = local + first_row(layout.num_rows, layout.shards.axis_name)
@@ -206,9 +208,9 @@ def forward_scan(
 
     Args:
       layout: the static options, such as block size and precision.
-      fold_block: function (summaries, start, first) -> (summaries, similarities). It adds the
-        block of the rows from `start` on to the summaries so far, which are None for the first
-        block. Only rows from `first` on count.
+      fold_block: function (summaries, start, first) -> (summaries, similarities). It adds the block
+        of the rows from `start` on to the summaries so far, which are None for the first block.
+        Rows before `first` are not counted, because an earlier block has counted them.
 
     Returns:
       (summaries, saved): the summaries over all classes of this device, and the similarities for
@@ -235,8 +237,8 @@ def backward_scan(
     Args:
       layout: the static options, such as block size and precision.
       step: function (carry, start, first, [similarities]) -> carry, for the block of the rows from
-        `start` on, of which only rows from `first` on count. The last argument is absent if
-        nothing was saved.
+        `start` on. Rows before `first` are not counted, because an earlier block has counted them.
+        The last argument is absent if nothing was saved.
       carry: the value before the first block.
       saved: the similarities that `forward_scan` saved; None if `step` computes them again.
     """

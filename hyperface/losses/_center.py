@@ -20,8 +20,9 @@ def center(
 
         L = 1/2 ||f - c_y||^2
 
-    No gradient reaches the centers: they move by `updated_centers`, or an optimiser moves them
-    along `center_direction`. The gradient to the feature is f - c_y.
+    f is the feature and c_y the center of its class y. No gradient reaches the centers: they move
+    by `updated_centers`, or an optimiser moves them along `center_direction`. The gradient to the
+    feature is f - c_y.
 
     Args:
       features: [batch, dim], floating point, un-normalised; half precision is computed in float32.
@@ -34,7 +35,8 @@ def center(
 
     Raises:
       TypeError: features or centers are not floating point, or labels are not integers.
-      ValueError: shapes disagree, or a known label is out of range.
+      ValueError: shapes disagree, or a label is out of range (values that jit traces are not
+        checked).
 
     Example:
       >>> import jax.numpy as jnp
@@ -63,14 +65,16 @@ def center_direction(
     features: Features,
     labels: Labels,
 ) -> jax.Array:
-    """Returns delta c, which is subtracted from the centers after a batch (Wen et al., Eq. 4).
+    """Returns delta c, the direction that the centers are moved against (Wen et al., Eq. 4).
 
         delta c_j = sum_{i: y_i = j} (c_j - f_i) / (1 + count_j)
 
-    Because of the 1 in the denominator, the center of a class with a single example does not jump
-    onto that example. The paper subtracts alpha delta c_j from the centers (`updated_centers`). The
-    released Caffe code gives delta c_j to the optimiser as the centers' gradient, independently of
-    the loss' weight; learning rate and momentum then replace alpha.
+    c_j is the center of class j, f_i the feature of example i, y_i its class, and count_j the
+    number of examples of class j in the batch. Because of the 1 in the denominator, the center of a
+    class with a single example does not jump onto that example. The paper subtracts alpha delta c_j
+    from the centers (`updated_centers`). The authors' published Caffe code passes delta c_j to the
+    optimiser as the gradient of the centers, whatever the weight of the loss is. The learning rate
+    and momentum then replace alpha.
 
     Args:
       centers: [classes, dim], floating point.
@@ -83,7 +87,8 @@ def center_direction(
 
     Raises:
       TypeError: features or centers are not floating point, or labels are not integers.
-      ValueError: shapes disagree, or a known label is out of range.
+      ValueError: shapes disagree, or a label is out of range (values that jit traces are not
+        checked).
 
     Example:
       >>> import jax.numpy as jnp
@@ -116,6 +121,8 @@ def updated_centers(
 ) -> jax.Array:
     """Returns the centers after a batch: c_j - alpha delta c_j (Wen et al., Eq. 4, Algorithm 1).
 
+    c_j is the center of class j, and delta c_j is computed by `center_direction`.
+
     Args:
       centers: [classes, dim], floating point, one row per class.
       features: [batch, dim], floating point.
@@ -128,7 +135,8 @@ def updated_centers(
 
     Raises:
       TypeError: features or centers are not floating point, or labels are not integers.
-      ValueError: shapes disagree, or a known label or rate is out of range.
+      ValueError: shapes disagree, or a label or the rate is out of range (values that jit traces
+        are not checked).
 
     Example:
       >>> import jax.numpy as jnp

@@ -25,7 +25,7 @@ def float_matrix(name: str, x: ArrayLike, axes: str) -> jax.Array:
 
     Raises:
       TypeError: x is not floating point.
-      ValueError: x has another number of axes.
+      ValueError: x does not have two axes.
     """
     x = jnp.asarray(x)
     if not jnp.issubdtype(x.dtype, jnp.floating):
@@ -36,7 +36,9 @@ def float_matrix(name: str, x: ArrayLike, axes: str) -> jax.Array:
 
 
 def matrices(name: str, features: ArrayLike, rows: ArrayLike) -> tuple[jax.Array, jax.Array]:
-    """Returns (features, rows), after a check that they have the same dim, in the wider dtype.
+    """Returns (features, rows) in the wider of both dtypes, after a check of their shapes.
+
+    Both must be matrices with the same dim.
 
     Args:
       name: name of the rows, for messages.
@@ -72,7 +74,7 @@ def scalar(name: str, x: ArrayLike) -> jax.Array:
 
 
 def known(x: ArrayLike) -> np.ndarray | None:
-    """Returns the values of an array in their own dtype, or None if JAX traces it (under jit)."""
+    """Returns the values of an array in their own dtype; None if JAX traces it (under jit)."""
     # The value of a tracer is unknown until the compiled program runs.
     return None if isinstance(x, Tracer) else np.asarray(x)
 
@@ -91,13 +93,14 @@ def integers(name: str, x: ArrayLike) -> np.ndarray | jax.Array:
 
 
 def class_labels(labels: ArrayLike, batch: int, num_classes: int) -> jax.Array:
-    """Returns int32 labels [batch], with -1 for a label outside [0, num_classes).
+    """Returns int32 labels [batch], in which -1 replaces a label outside [0, num_classes).
 
-    A label whose value is known, because JAX does not trace it, raises an error instead.
+    This is under jit, where JAX does not know the values. Outside of jit such a label raises an
+    error instead.
 
     Raises:
       TypeError: labels are not integers.
-      ValueError: labels are not [batch], or a known label is out of range.
+      ValueError: labels are not [batch], or a concrete label is out of range.
     """
     array = one_each("labels", integers("labels", labels), batch, "per feature")
     values = known(array)
@@ -171,7 +174,7 @@ def flags(name: str, x: ArrayLike, count: int, each: str) -> jax.Array:
 def number(name: str, x: ArrayLike, least: float, most: float) -> ArrayLike:
     """Returns a scalar hyper-parameter, as a Python number if it is not a JAX array.
 
-    A JAX array stays one, even if its value is known, because a caller may differentiate by it.
+    A JAX array stays one, even if it is concrete, because a caller may differentiate by it.
 
     Args:
       name: name of the argument, for messages.
@@ -180,7 +183,7 @@ def number(name: str, x: ArrayLike, least: float, most: float) -> ArrayLike:
       most: largest allowed value.
 
     Raises:
-      ValueError: x is not a scalar, or its value is known and out of range.
+      ValueError: x is not a scalar, or its value is concrete (not traced by jit) and out of range.
     """
     value = known(x)
     if value is not None:

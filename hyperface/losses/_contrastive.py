@@ -33,17 +33,19 @@ class CContrastive:
 
     @property
     def fold(self) -> HingeSum:
-        """Returns the reduction of the similarities over the wrong classes: a sum of hinges."""
+        """Returns the reduction over the wrong classes: a sum of hinges max(0, cosine - c)."""
         return HingeSum()
 
     released_gradient: ClassVar[AgentGradient] = "distance"
-    """The `AgentGradient` of the released code, which `c_contrastive(gradient="caffe")` selects."""
+    """How the authors' published code computes the gradient of the agents, which
+    `c_contrastive(gradient="caffe")` selects."""
 
     def fold_args(self, target: Target) -> jax.Array:
         """Returns the fold's argument: the cosine [batch] above which a class adds to the loss.
 
         Args:
-          target: each example's similarity to its own agent, its feature norm, and so on.
+          target: numbers of each example, such as its similarity to the agent (class weight) of its
+            own class, its angle to this agent, and its feature norm; see `Target`.
         """
         # d = 2 - 2 cos, so that max(0, m - d) is 2 max(0, cos - (1 - m / 2)).
         return jnp.full_like(target.similarity, 1.0 - 0.5 * jnp.asarray(self.margin))
@@ -52,9 +54,10 @@ class CContrastive:
         """Returns the loss [batch]: the distance to the own agent plus the sum over the others.
 
         Args:
-          target: each example's similarity to its own agent, its feature norm, and so on.
-          value: [batch] the result of `fold`: the sum of (cosine - argument) over the classes
-            above.
+          target: numbers of each example, such as its similarity to the agent (class weight) of its
+            own class, its angle to this agent, and its feature norm; see `Target`.
+          value: [batch] the result of `fold`: the sum of cosine - c over the classes whose cosine
+            exceeds c, the result of `fold_args`.
         """
         # ||f~ - W~||^2 = 2 - 2 cos for unit vectors, and each hinge is 2 max(0, cos - argument).
         return 2.0 * (1.0 - target.similarity) + 2.0 * value
@@ -73,22 +76,24 @@ def c_contrastive(
 
         L = ||f~ - W~_y||^2 + sum_{j != y} max(0, m - ||f~ - W~_j||^2)
 
-    The sum is over all wrong classes, as in the released code, and the batch mean is left to the
-    caller. With margin 0 only the first part remains, and agents converge to the class means.
+    f~ is the feature, W~_j the agent (class weight) of class j, both at unit length; y is the
+    example's own class, and m the margin. The sum is over all wrong classes, as in the authors'
+    published code. The function does not take the mean over the batch. With margin 0 only the first
+    part remains, and agents converge to the class means.
 
     Args:
       features: [batch, dim], floating point; half precision is computed in float32.
       agents: [classes, dim] class weights, one row per class.
       labels: [batch] integer class ids.
       margin: m, on the squared distance of unit vectors, 0 to 4. The paper recommends 1.
-      gradient: "exact" is the gradient of the equation. "caffe" is that of the released code:
-        agents get the gradient of the squared distance without the tangent projection, and the
-        caller has to overwrite their rows by the normalised rows after each step. (The released
-        code also limits the distance to the own agent to 4, which unit vectors cannot exceed.)
+      gradient: "exact" is the gradient of the equation. "caffe" is the gradient that the authors'
+        published Caffe code computes: it leaves out the derivative of the agents' scaling to unit
+        length, and the caller has to scale the agents to unit length after each step. (That code
+        also limits the distance to the own agent to 4, which unit vectors cannot exceed.)
       engine: options of the computation, all optional, which `classwise.Engine` describes:
-        `block_size` (classes per block), `axis_name` and `split_batch` (agents or batch split over
-        devices), `precision` (of matmuls), `memory_budget` (bytes of stored similarities) and
-        `present` (which classes take part).
+        `block_size` (classes per block), `axis_name` and `split_batch` (how agents and batch are
+        split over devices), `precision` (of matmuls), `memory_budget` (bytes of stored
+        similarities) and `present` (which classes take part).
 
     Returns:
       [batch] loss in squared distance on the unit sphere, float32 (float64 for float64 inputs). NaN
@@ -96,8 +101,8 @@ def c_contrastive(
 
     Raises:
       TypeError: features or agents are not floating point, or labels are not integers.
-      ValueError: shapes disagree, a known label is out of range, or a known margin is outside
-        [0, 4], or `gradient` is unknown.
+      ValueError: shapes disagree, `gradient` is unknown, or a label or margin is out of range
+        (values that jit traces are not checked).
 
     Example:
       >>> import jax.numpy as jnp
@@ -126,6 +131,8 @@ def contrastive(
         L = ||f~_a - f~_b||^2             for a pair of one class
         L = max(0, m - ||f~_a - f~_b||^2) for a pair of two classes
 
+    f~_a and f~_b are the two features at unit length, and m is the margin.
+
     Args:
       features_a: [pairs, dim] first feature of each pair, floating point.
       features_b: [pairs, dim] second feature of each pair.
@@ -137,7 +144,8 @@ def contrastive(
 
     Raises:
       TypeError: features are not floating point, or same is not bool.
-      ValueError: shapes disagree, or a known margin is outside [0, 4].
+      ValueError: shapes disagree, or the margin is outside [0, 4] (a value that jit traces is not
+        checked).
 
     Example:
       >>> import jax.numpy as jnp

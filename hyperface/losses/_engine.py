@@ -44,7 +44,7 @@ class Residuals(NamedTuple):
     """Terms, features, agents and labels. Features and labels are gathered from all devices, if the
     batch is split. The lengths `norms` are those of this device's examples."""
     target: Target
-    """Similarity, angle and so on of each of this device's examples to its own class weight."""
+    """Similarity, angle and norms of each of this device's examples and its own class weight."""
     summaries: Summaries
     """One entry per term: the reduction of its similarities over all other classes, from which the
     fold computes its value, for this device's examples."""
@@ -58,7 +58,7 @@ class Residuals(NamedTuple):
 
 @partial(jax.custom_vjp, nondiff_argnums=(0,))
 def joint_losses(layout: Layout, inputs: Inputs) -> tuple[jax.Array, ...]:
-    """Returns one array of losses [batch] per term (class-wise loss), with a custom gradient rule.
+    """Returns one array of losses [batch] per term (class-wise loss), with a custom gradient.
 
     Args:
       layout: the static options, such as block size and precision.
@@ -115,13 +115,14 @@ def pull_losses(
     Args:
       layout: the static options, such as block size and precision.
       residuals: the arrays that the forward pass stored.
-      cotangents: one array [batch] per term, the derivative by each loss.
+      cotangents: one array [batch] per term, the derivative of the final result by each loss.
 
     Returns:
       (slopes, pull_terms). `slopes(block)` returns the derivatives by the block's similarities and
       bias, and the block's part of the derivatives by the arguments of the folds (the reductions
       over classes). `pull_terms` takes the sum of these parts over all blocks. It returns the
-      gradients to the terms' hyper-parameters and to the `Target`, the facts about own classes.
+      gradients to the terms' hyper-parameters and to the `Target`, the numbers of each example's
+        own class.
     """
     inputs, target, summaries, _ = residuals
     shards, folds = layout.shards, _folds(inputs)
@@ -153,7 +154,7 @@ joint_losses.defvjp(losses_fwd, _losses_bwd)
 def summed_losses(
     layout: Layout, inputs: Inputs, weights: tuple[jax.Array, ...]
 ) -> tuple[jax.Array, tuple[jax.Array, ...]]:
-    """Returns (sum, losses) for terms whose folds are additive, such as sums of hinges.
+    """Returns (sum, losses) for terms whose folds (reductions over classes) are sums, as of hinges.
 
     If it is differentiated, one scan over the classes computes both the sum and all gradients.
 
@@ -312,16 +313,17 @@ def block_gradients_of(
 ) -> Callable[..., BlockGradients]:
     """Returns a function that computes the gradients that come from one block of classes.
 
-    It is called as (agents, start, first, [similarities]) -> BlockGradients, for the block of the
-    rows of `agents` from `start` on, of which only rows from `first` on count. Without
-    similarities it computes them.
+    Its signature is (agents, start, first, [similarities]) -> BlockGradients. The block consists of
+    the rows of `agents` from `start` on. Rows before `first` are not counted, because an earlier
+    block has counted them. If it gets no similarities, it computes them.
 
     Args:
       layout: the static options, such as block size and precision.
-      inputs: features, labels, bias and so on, for the batch of all devices. Its agents are not
+      inputs: terms, features, labels and bias, for the batch of all devices. Its agents are not
         used.
       slopes: function of a block that returns two values: the derivatives by similarities and bias,
-        and the block's part of the derivatives by the folds' arguments.
+        and the block's part of the derivatives by the arguments of the folds (reductions over
+        classes).
       sparse: whether the matmuls of blocks whose slopes are all zero are left out.
     """
     axes = varying_axes(inputs.x, inputs.agents)
@@ -363,7 +365,7 @@ def block_gradients_of(
 def no_extra(layout: Layout, inputs: Inputs, step: Callable[..., BlockGradients]) -> Any:
     """Returns zeros like the field `extra` of `BlockGradients`, to start the sum over blocks from.
 
-    Their structure depends on the terms, so it is found by tracing the function for one block.
+    Their structure depends on the terms, so the function is traced (not run) for one block.
 
     Args:
       layout: the static options, such as block size and precision.

@@ -26,8 +26,8 @@ class Block(NamedTuple):
     """[block, batch] inner products <W~_j, f~> of class weights and features. Each side has unit
     length if the terms normalise it."""
     counted: jax.Array
-    """[block, batch] bool. False for the example's own class, and for classes that do not take part
-    or count in another block."""
+    """[block, batch] bool. False for the example's own class, for classes that do not take part,
+    and for classes that another block counts."""
     classes: jax.Array
     """[block] global class ids."""
     bias: jax.Array | None = None
@@ -35,7 +35,7 @@ class Block(NamedTuple):
 
 
 class Slope(NamedTuple):
-    """Derivatives of a fold's value by the similarities of one block and by the fold's argument."""
+    """Derivatives of a fold's value (a reduction over classes), for one block of classes."""
 
     similarities: jax.Array
     """[block, batch] derivative by each similarity."""
@@ -69,13 +69,16 @@ class LogSumExp:
 
     @property
     def additive(self) -> bool:
-        """Whether `merge` adds, and `slope` does not need the summary; one scan is then enough."""
+        """Whether `merge` only adds and `slope` does not need the summary.
+
+        If so, one scan over the classes computes both the value and the gradients.
+        """
         return False
 
     def block(self, block: Block, fold_args: jax.Array) -> Maxima:
         """Returns the block's summary: the largest logit and the sum of exp(logit - largest).
 
-        If the fold is `bounded`, 0 stands in place of the largest logit.
+        If the fold is `bounded`, 0 replaces the largest logit.
 
         Args:
           block: the block of classes.
@@ -91,7 +94,8 @@ class LogSumExp:
     def merge(self, first: Maxima, second: Maxima) -> Maxima:
         """Returns the summary of two sets of classes from the summary of each.
 
-        It is the larger maximum, and the two sums of exponentials, rescaled to it and added.
+        The new maximum is the larger one. The two sums of exponentials are rescaled to it and
+        added.
         """
         if self.bounded:
             # Both maxima are the constant zero, so that no exponential has to be rescaled.
@@ -103,6 +107,8 @@ class LogSumExp:
     def value(self, summary: Maxima) -> jax.Array:
         """Returns log sum_j exp(s z_j + b_j) [batch], from the summary over all classes.
 
+        z_j is the similarity to class j, s the scale and b_j the bias.
+
         If no class was counted, it is a very low finite number instead of -inf.
         """
         largest, total = summary
@@ -110,9 +116,10 @@ class LogSumExp:
         return jnp.where(empty, _lowest(total), largest + jnp.log(jnp.where(empty, 1.0, total)))
 
     def slope(self, block: Block, fold_args: jax.Array, summary: Maxima) -> Slope:
-        """Returns the derivatives by z_j (s p_j), by s (sum_j p_j z_j) and by the logits (p_j).
+        """Returns the derivatives of the value by the similarities, by the scale and by the logits.
 
-        p is the softmax over all counted classes.
+        They are s p_j, sum_j p_j z_j and p_j, where z_j is the similarity to class j, s the scale,
+        and p the softmax over all counted classes.
 
         Args:
           block: the block of classes.
@@ -152,7 +159,10 @@ class HingeSum:
 
     @property
     def additive(self) -> bool:
-        """Whether `merge` adds, and `slope` does not need the summary; one scan is then enough."""
+        """Whether `merge` only adds and `slope` does not need the summary.
+
+        If so, one scan over the classes computes both the value and the gradients.
+        """
         return True
 
     def block(self, block: Block, fold_args: jax.Array) -> jax.Array:
@@ -170,11 +180,13 @@ class HingeSum:
         return first + second
 
     def value(self, summary: jax.Array) -> jax.Array:
-        """Returns the value, which is the summary itself, [batch]."""
+        """Returns the result of the reduction [batch], which is the summary itself."""
         return summary
 
     def slope(self, block: Block, fold_args: jax.Array, summary: jax.Array | None) -> Slope:
-        """Returns the derivatives by z_j (1 if z_j > c, else 0) and by c (minus their sum).
+        """Returns the derivatives of the value by each similarity and by the argument c.
+
+        The former is 1 if the similarity exceeds c, and otherwise 0. The latter is minus their sum.
 
         Args:
           block: the block of classes.
@@ -195,7 +207,10 @@ class Maximum:
 
     @property
     def additive(self) -> bool:
-        """Whether `merge` adds, and `slope` does not need the summary; one scan is then enough."""
+        """Whether `merge` only adds and `slope` does not need the summary.
+
+        If so, one scan over the classes computes both the value and the gradients.
+        """
         return False
 
     def block(self, block: Block, fold_args: None) -> Maxima:
@@ -208,7 +223,7 @@ class Maximum:
     def merge(self, first: Maxima, second: Maxima) -> Maxima:
         """Returns the summary of both: the larger maximum and its class.
 
-        If both maxima are equal, the class with the lower id is taken.
+        If both maxima are equal, it contains the class with the lower id.
         """
         # Class ids are compared, because the scan starts at the last block: the order of merging
         # does not tell which class is lower.
@@ -220,7 +235,7 @@ class Maximum:
         return summary[0]
 
     def slope(self, block: Block, fold_args: None, summary: Maxima) -> Slope:
-        """Returns the derivative by each z_j: 1 for the class of the maximum, else 0.
+        """Returns the derivative by each similarity: 1 for the class of the maximum, else 0.
 
         Args:
           block: the block of classes.

@@ -59,9 +59,9 @@ class MagFace(ScaledLogits):
         upper_norm: ArrayLike = 110.0,
         easy_margin: bool = True,
     ) -> "MagFace":
-        """Returns the term, with `bounded` set if the scale is a known number of at most 70.
+        """Returns the term, with `bounded` set if the scale is a concrete number of at most 70.
 
-        A scale that JAX traces is not known.
+        Otherwise, it is not set: for example for a scale that jit traces, whose value is unknown.
 
         Args:
           scale: s, the factor on the cosines, a scalar or [batch].
@@ -76,7 +76,7 @@ class MagFace(ScaledLogits):
         return cls(*numbers, easy_margin, known_bound(scale))
 
     def margins(self, feature_norm: jax.Array) -> jax.Array:
-        """Returns the margins m(a) [batch] in radians, from the feature norms a [batch]."""
+        """Returns the margins [batch] in radians, from the feature norms [batch]."""
         lower, upper, lower_norm, upper_norm = (
             jnp.asarray(x, feature_norm.dtype)
             for x in (self.lower_margin, self.upper_margin, self.lower_norm, self.upper_norm)
@@ -88,8 +88,11 @@ class MagFace(ScaledLogits):
     def loss(self, target: Target, value: jax.Array) -> jax.Array:
         """Returns the loss [batch], softplus(value - s cos(theta + m(a))).
 
+        s is the scale, theta the angle to the own agent (class weight), and m(a) the margin.
+
         Args:
-          target: each example's angle to its own agent, its feature norm, and so on.
+          target: numbers of each example, such as its similarity to the agent (class weight) of its
+            own class, its angle to this agent, and its feature norm; see `Target`.
           value: [batch] log sum exp of the other classes' logits, the result of `fold`.
         """
         margins = self.margins(target.feature_norm)
@@ -114,8 +117,11 @@ def magface(
 ) -> Losses:
     """Computes MagFace's classification loss: a margin that grows with the norm (Meng et al.).
 
-        target logit s cos(theta_y + m(a)), the others s cos theta_j
+        target logit s cos(theta_y + m(a)), the other logits s cos theta_j
         m(a) = l_m + (u_m - l_m) (a - l_a) / (u_a - l_a),   a = ||f|| clipped to [l_a, u_a]
+
+    f is the feature, theta_j its angle to the agent (class weight) of class j, y its own class, and
+    s the scale. l_m, u_m, l_a and u_a are the lower and upper margin and norm.
 
     The paper's loss is the batch mean of this function plus lambda_g = 35 times
     `magface_regularizer`. The gradient flows through the margin too, and shortens features that are
@@ -123,10 +129,10 @@ def magface(
     the quality of the image. NormFace removes this norm, and Ring loss makes it the same for all
     images. Outside [l_a, u_a] neither the margin nor the regulariser has a gradient to the norm.
 
-    The printed equation also has a minimum that separates nobody: all agents at one point and all
-    features opposite to it, where theta + m exceeds pi and its cosine rises again. The released
-    code avoids it by its "easy margin", which the paper does not mention: no margin is applied
-    where cos theta_y is not positive. The loss is discontinuous at cos theta_y = 0.
+    The paper's equation also has a useless minimum: all agents are at one point, and all features
+    are opposite to it. There theta_y + m(a) exceeds pi, and its cosine rises again. The authors'
+    published code avoids this by its "easy margin", which the paper does not mention: it applies no
+    margin where cos theta_y is not positive. The loss is discontinuous at cos theta_y = 0.
 
     Args:
       features: [batch, dim], floating point, un-normalised; half precision is computed in float32.
@@ -139,11 +145,11 @@ def magface(
       lower_norm: l_a, above 0, in units of the feature norm.
       upper_norm: u_a, above `lower_norm`.
       easy_margin: whether the margin is applied only where cos theta_y is positive, as in the
-        released code. False uses the printed equation everywhere.
+        authors' published code. False uses the paper's equation for all examples.
       engine: options of the computation, all optional, which `classwise.Engine` describes:
-        `block_size` (classes per block), `axis_name` and `split_batch` (agents or batch split over
-        devices), `precision` (of matmuls), `memory_budget` (bytes of stored similarities) and
-        `present` (which classes take part).
+        `block_size` (classes per block), `axis_name` and `split_batch` (how agents and batch are
+        split over devices), `precision` (of matmuls), `memory_budget` (bytes of stored
+        similarities) and `present` (which classes take part).
 
     Returns:
       [batch] loss in nats, float32 (float64 for float64 inputs). NaN under jit where a label is out
@@ -151,7 +157,8 @@ def magface(
 
     Raises:
       TypeError: features or agents are not floating point, or labels are not integers.
-      ValueError: shapes disagree, or a known label, margin or norm is out of range.
+      ValueError: shapes disagree, or a label, margin or norm is out of range (labels are checked
+        outside of jit, the others if they are Python or NumPy numbers).
 
     Example:
       >>> import jax.numpy as jnp
@@ -183,7 +190,7 @@ def magface_regularizer(
 
         g(a) = 1 / a + a / u_a^2,   a = ||f|| clipped to [l_a, u_a]
 
-    Gradient, within the range:
+    f is the feature, l_a the lower and u_a the upper norm. Within [l_a, u_a] the gradient is
 
         dg/df = (1 / u_a^2 - 1 / a^2) f / a
 
@@ -199,7 +206,8 @@ def magface_regularizer(
 
     Raises:
       TypeError: features are not floating point.
-      ValueError: features are not a matrix, or a known norm is out of range.
+      ValueError: features are not a matrix, or a norm is out of range (checked if it is a Python or
+        NumPy number).
 
     Example:
       >>> import jax.numpy as jnp

@@ -37,11 +37,11 @@ class MarginSoftmax(ScaledLogits):
     cosine_margin: ArrayLike = 0.0
     """m3, subtracted from the cosine."""
     angular: bool = field(default=True, metadata={"static": True})
-    """Whether the angle is needed. It is not if its multiplier is known to be 1 and its margin
-    0."""
+    """Whether the angle is needed. It is not if its multiplier is the number 1 and its margin the
+    number 0."""
     gradient: MarginGradient = field(default="exact", metadata={"static": True})
     """"exact" is the gradient of the equation. "released" leaves the angular margin out of the
-    derivative of the logit, as the released code does."""
+    derivative of the logit, as insightface's published code does."""
     bounded: bool = field(default=False, metadata={"static": True})
     """Whether |scale x cosine| is known to stay below 70. Then exp cannot overflow, and no maximum
     is subtracted before it."""
@@ -55,14 +55,17 @@ class MarginSoftmax(ScaledLogits):
         cosine_margin: ArrayLike = 0.0,
         gradient: MarginGradient = "exact",
     ) -> "MarginSoftmax":
-        """Returns the term, with `angular` and `bounded` set from values known at trace time.
+        """Returns the term, with `angular` and `bounded` set.
+
+        Both depend on the values, and are set for the general case if jit traces a value.
 
         Args:
           scale: s, the factor on the cosines, a scalar or [batch].
           angular_multiplier: m1, the factor on the angle to the own agent (class weight).
           angular_margin: m2, added to the angle, in radians.
           cosine_margin: m3, subtracted from the cosine.
-          gradient: "exact" is that of the equation; "released" is that of the released code.
+          gradient: "exact" is the gradient of the equation. "released" leaves the angular margin
+            out of the derivative, as insightface's published code does.
         """
         # Decided while tracing, so that the compiled program of CosFace computes no angle.
         angular = not (_is_all(angular_multiplier, 1.0) and _is_all(angular_margin, 0.0))
@@ -76,14 +79,18 @@ class MarginSoftmax(ScaledLogits):
 
     @property
     def needs_angle(self) -> bool:
-        """Whether the engine has to compute `Target.angle`, the angle to the own agent."""
+        """Whether `Target.angle` (the angle to the own agent) has to be computed for this term."""
         return self.angular
 
     def loss(self, target: Target, value: jax.Array) -> jax.Array:
         """Returns the loss [batch], softplus(value - s (cos(m1 theta + m2) - m3)).
 
+        s is the scale, theta the angle to the own agent (class weight), m1 `angular_multiplier`, m2
+        `angular_margin` and m3 `cosine_margin`.
+
         Args:
-          target: each example's cosine and angle to its own agent, and so on.
+          target: numbers of each example, such as its similarity to the agent (class weight) of its
+            own class, its angle to this agent, and its feature norm; see `Target`.
           value: [batch] log sum exp of the other classes' logits, the result of `fold`.
         """
         cosine = target.similarity
@@ -124,23 +131,24 @@ def margin_softmax(
 ) -> Losses:
     """Computes ArcFace, CosFace or their mix (Deng et al., Eq. 4): softmax with margins.
 
-        target logit s (cos(m1 theta_y + m2) - m3), the others s cos theta_j
+        target logit s (cos(m1 theta_y + m2) - m3), the other logits s cos theta_j
 
-    ArcFace has m2 = 0.5, and CosFace has m3 = 0.35, both with s = 64. Where m1 theta + m2 exceeds
-    pi, the cosine of the printed equation rises again. With the exact gradient a large m2 can
-    therefore draw features to the point opposite to their agents. A margin on the cosine cannot do
-    this, and gradient="released" avoids it too.
+    theta_j is the angle between the feature and the agent (class weight) W_j of class j, and y is
+    the example's own class. ArcFace has m2 = 0.5, and CosFace has m3 = 0.35, both with s = 64.
+    Where m1 theta_y + m2 exceeds pi, the cosine of the equation rises again. With the exact
+    gradient a large m2 can therefore move features to the point opposite to their agents. A margin
+    on the cosine cannot do this, and gradient="released" avoids it too.
 
-    With p_j the softmax probability of class j, and p the sum over all other classes, the gradient
-    to the unit feature is
+    Let f~ and W~_j be the feature and the agents at unit length, p_j the softmax probability of
+    class j, and p the sum of p_j over all classes but y. The gradient to the unit feature is
 
         dL/df~ = s p m1 sin(m1 theta_y + m2) dtheta_y/df~ + s sum_{j != y} p_j W~_j
 
-    dtheta/df~ has length 1. So the first part does not vanish at the agent: its length tends to s p
-    m1 sin(m2), while its direction, away from the agent, is undefined at theta = 0. There the
-    computed gradient is finite, and zero except for the eps of the normalisation. The same holds at
-    theta = pi. The angle is computed from the part of the feature that is orthogonal to the agent,
-    and not as the arccos of a cosine, so that float32 keeps its digits.
+    dtheta_y/df~ has length 1. So the first part does not vanish near the agent: its length tends to
+    s p m1 sin(m2), but its direction (away from the agent) is undefined at theta_y = 0. There the
+    computed gradient is finite and almost zero. The same holds at theta_y = pi. The angle is
+    computed from the part of the feature that is orthogonal to the agent, and not as the arccos of
+    a cosine, so that float32 keeps its digits.
 
     Args:
       features: [batch, dim], floating point; half precision is computed in float32.
@@ -151,15 +159,15 @@ def margin_softmax(
       angular_multiplier: m1, at least 1.
       angular_margin: m2 in radians, 0 to pi.
       cosine_margin: m3, 0 to 2.
-      gradient: "exact", or "released": insightface's arcface_torch computes the angular margin
-        outside of the graph, so that the slope of the target logit to the cosine is s, as CosFace's
-        is, and not s m1 sin(m1 theta + m2) / sin(theta). The value is the same, also where
-        theta + m2 exceeds pi. Margins then get no gradient from the angle. Earlier versions of that
+      gradient: "exact", or "released": the gradient of insightface's arcface_torch, which does not
+        differentiate the angular margin. The derivative of the target logit by the cosine is then
+        s, as in CosFace, and not s m1 sin(m1 theta_y + m2) / sin(theta_y). The value is the same,
+        also where theta_y + m2 exceeds pi. m1 and m2 then get no gradient. Earlier versions of that
         code differ: they differentiate the margin, and beyond pi use cos(theta) - m2 sin(m2).
       engine: options of the computation, all optional, which `classwise.Engine` describes:
-        `block_size` (classes per block), `axis_name` and `split_batch` (agents or batch split over
-        devices), `precision` (of matmuls), `memory_budget` (bytes of stored similarities) and
-        `present` (which classes take part).
+        `block_size` (classes per block), `axis_name` and `split_batch` (how agents and batch are
+        split over devices), `precision` (of matmuls), `memory_budget` (bytes of stored
+        similarities) and `present` (which classes take part).
 
     Returns:
       [batch] loss in nats, float32 (float64 for float64 inputs). NaN under jit where a label is out
@@ -167,8 +175,8 @@ def margin_softmax(
 
     Raises:
       TypeError: features or agents are not floating point, or labels are not integers.
-      ValueError: shapes disagree, a known label or margin is out of range, or `gradient` is
-        unknown.
+      ValueError: shapes disagree, `gradient` is unknown, or a label or margin is out of range
+        (labels are checked outside of jit, margins if they are Python or NumPy numbers).
 
     Example:
       >>> import jax.numpy as jnp

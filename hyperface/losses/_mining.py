@@ -38,16 +38,16 @@ def batch_contrastive(
 
         L_i = mean over same-class j of d_ij + mean over other-class j of max(0, m - d_ij)
 
-    with d the squared distance on the unit sphere. Since these are two means, the few same-class
-    pairs weigh as much as the many other pairs.
+    d_ij is the squared distance of the features i and j at unit length, and m is the margin. Since
+    these are two means, the few same-class pairs weigh as much as the many other pairs.
 
     Args:
       features: [batch, dim], floating point, un-normalised; half precision is computed in float32.
       labels: [batch] integer class ids.
       margin: m, on the squared distance, 0 to 4.
-      mining: "all" takes all pairs. "violating" takes the second mean only over pairs within the
-        margin. "hardest" takes only the farthest example of the same class and the nearest example
-        of another class.
+      mining: "all" uses all pairs. "violating" restricts the second mean to pairs with d_ij < m.
+        "hardest" uses only the farthest example of the same class and the nearest example of
+        another class.
       axis_name: the mapped axis over which the batch is split. The arrays are then this device's
         part, and the other examples of its pairs come from all devices.
       counted: [batch] bool, False for padding, which is in no pair; None counts all.
@@ -58,7 +58,8 @@ def batch_contrastive(
 
     Raises:
       TypeError: features are not floating point, labels not integers, or counted is not bool.
-      ValueError: shapes disagree, `mining` is unknown, or a known margin is outside [0, 4].
+      ValueError: shapes disagree, `mining` is unknown, or the margin is outside [0, 4] (a value
+        that jit traces is not checked).
 
     Example:
       >>> import jax.numpy as jnp
@@ -105,20 +106,20 @@ def batch_triplet(
     axis_name: AxisName | None = None,
     counted: Flags | None = None,
 ) -> Losses:
-    """Computes the triplet loss (NormFace, Eq. 8) over the triplets with the example as anchor.
+    """Computes the triplet loss (NormFace, Eq. 8) of each example as the anchor of triplets.
 
         L_i = mean over same-class p and other-class n of max(0, m + d_ip - d_in)
 
-    with d the squared distance on the unit sphere. Anchors are processed a few at a time, so the
-    triplets of a batch are never in memory together.
+    d_ij is the squared distance of the features i and j at unit length, and m is the margin.
+    Anchors are processed a few at a time, so the triplets of a batch are never in memory together.
 
     Args:
       features: [batch, dim], floating point, un-normalised; half precision is computed in float32.
       labels: [batch] integer class ids.
       margin: m, on the difference of squared distances, 0 to 4.
-      mining: "all" takes the mean over all triplets (batch-all), and "violating" over those with a
-        loss above zero. "hardest" takes the triplet of the farthest example of the same class and
-        the nearest example of another class (batch-hard).
+      mining: "all" is the mean over all triplets (batch-all), and "violating" the mean over
+        triplets with a loss above zero. "hardest" uses only the triplet of the farthest example of
+        the same class and the nearest example of another class (batch-hard).
       axis_name: the mapped axis over which the batch is split. The arrays are then this device's
         part, and the other examples of its triplets come from all devices.
       counted: [batch] bool, False for padding, which is in no triplet; None counts all.
@@ -129,7 +130,8 @@ def batch_triplet(
 
     Raises:
       TypeError: features are not floating point, labels not integers, or counted is not bool.
-      ValueError: shapes disagree, `mining` is unknown, or a known margin is outside [0, 4].
+      ValueError: shapes disagree, `mining` is unknown, or the margin is outside [0, 4] (a value
+        that jit traces is not checked).
 
     Example:
       >>> import jax.numpy as jnp

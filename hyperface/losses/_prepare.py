@@ -44,13 +44,13 @@ def prepare(
       terms: the class-wise losses, which must all have the same normalisation.
       features: [batch, dim], un-normalised.
       agents: [classes on this device, dim] class weights.
-      labels: [batch] class ids, counted over the classes of all devices.
+      labels: [batch] class ids among the classes of all devices.
       bias: [classes on this device] numbers that are added to the logits, or None.
       weights: one array [batch] per term for a weighted sum; () for a loss without weights.
       updates: whether the caller updates the agents in the backward scan
         (`weighted_sum_with_update`).
-      sum_over: mapped axis, or axes, over which the batch is split, but not the agents; only for
-        `updates`.
+      sum_over: mapped axis, or axes, over which the batch is split, but not the agents; None if
+        there is none. It is only used with `updates`.
       block_size, axis_name, split_batch, precision, memory_budget, present, agent_gradient: the
         options that `classwise.Engine` describes.
       **unknown: any other keyword, which raises TypeError.
@@ -61,8 +61,9 @@ def prepare(
 
     Raises:
       TypeError: an array has the wrong kind of dtype, or a keyword is unknown.
-      ValueError: shapes disagree, a known label is out of range, an option has no allowed value,
-        the terms differ in normalisation, or a bias is given to a term whose fold takes none.
+      ValueError: shapes disagree, a concrete label (outside of jit) is out of range, an option has
+        a value that is not allowed, the terms differ in normalisation, or a bias is given to a term
+        whose fold (reduction over classes) does not use one.
     """
     _checks.no_more_keywords(name, unknown, Engine.__annotations__)
     features, agents = _checks.matrices("agents", features, agents)

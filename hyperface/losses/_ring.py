@@ -27,19 +27,20 @@ def ring(
 
         L = 1/2 (||f|| - R)^2
 
-    Gradients (Ring loss, Eq. 5 and 6, for one example and lambda = 1):
+    f is the feature and R the radius. The gradients of one example are (Ring loss, Eq. 5 and 6,
+    with lambda = 1)
 
         dL/dR = -(||f|| - R),   dL/df = (1 - R / ||f||) f
 
-    The paper's loss is lambda times the batch mean of this function. The norm is computed with
-    NormFace's 1e-12 inside the root. At the zero vector the norm is 1e-6, the gradient to the
-    feature is zero, and the gradient to R is R - 1e-6.
+    The paper's loss is lambda times the batch mean of this function. The norm is computed as
+    sqrt(sum of squares + 1e-12), as in NormFace. At the zero vector the norm is 1e-6, the gradient
+    to the feature is zero, and the gradient to R is R - 1e-6.
 
     Args:
       features: [batch, dim], floating point, un-normalised; half precision is computed in float32.
       radius: R, the learned radius, a scalar in units of the feature norm. Initialise it with the
         mean norm of the first batch.
-      form: "paper" is the equation. The other forms are those of released code:
+      form: "paper" is the equation. The other forms are those of the authors' published code:
 
         - "released-l2": (||f|| - R)^2, without the 1/2, so that its weight 0.01 is lambda = 0.02
         - "released-l1": twice the smooth L1 distance: h^2 if |h| < 1, and otherwise 2 |h| - 1, with

@@ -17,8 +17,9 @@ from hyperface.shapes import Labels
 class Sample(NamedTuple):
     """The classes that take part in one step, as a list of places.
 
-    A loss is then computed over places instead of classes. There are `size` places per device: one
-    for each drawn class, and one for the own class of each example.
+    A place is an index into this list. A loss is then computed over places instead of classes.
+    There are `size` places per device: one for each class drawn at random, and one for the own
+    class of each example.
     """
 
     rows: jax.Array
@@ -43,16 +44,15 @@ def sample_classes(
 
     The classes of the batch always take part. In addition a share of all classes is drawn, the same
     number at every step. Losses, gradients and cost are those of a data set that has only these
-    classes. The agents (class weights) of other classes get no gradient and are not
-    read.
+    classes. The agents (class weights) of other classes are not read, and get no gradient.
 
-    The draw is stratified. The class ids are rotated by a random offset and divided into equal
-    runs, and one class is drawn from each run. So every class is drawn with probability `rate`,
-    without sorting all classes.
+    The sampling is stratified. The class ids are rotated by a random offset and divided into equal
+    runs, and one class is drawn from each run. So every class is drawn with probability `rate`, and
+    no sort of all classes is needed.
 
     Args:
       key: a random key, the same on every device.
-      labels: [batch] integer class ids, global, the same on every device.
+      labels: [batch] integer class ids among the classes of all devices, the same on every device.
       num_classes: number of agents on this device.
       rate: share of the classes that are drawn at random, above 0 and up to 1.
       axis_name: the mapped axis over which the agents are split by rows; None if this device has
@@ -64,7 +64,8 @@ def sample_classes(
 
     Raises:
       TypeError: labels are not integers.
-      ValueError: labels are no vector, a known one is out of range, or rate is not in (0, 1].
+      ValueError: labels are not a vector, rate is not in (0, 1], or a label is out of range
+        (values that jit traces are not checked).
 
     Example:
       >>> import jax

@@ -29,16 +29,17 @@ def per_example(
     Args:
       name: name of the hyper-parameter, for messages.
       x: a scalar or an array [batch].
-      labels: [batch], which gives the size of the batch.
+      labels: [batch], from which the size of the batch is known.
       least: smallest allowed value. Numbers of Python and NumPy are checked; arrays of JAX are not,
-        because their values may not be known yet.
+        because jit may trace them.
       most: largest allowed value.
 
     Returns:
       x in floating point: a float, a NumPy array, or a JAX array in at least float32.
 
     Raises:
-      ValueError: x has another shape, or a value of x is known and out of range.
+      ValueError: x has another shape, or a value of x is concrete (not traced by jit) and out of
+        range.
     """
     batch = np.shape(labels)[:1]
     if np.shape(x) not in ((), batch):
@@ -57,9 +58,10 @@ def per_example(
 
 
 def known_bound(scale: ArrayLike) -> bool:
-    """Returns whether the scale is a number, known at trace time, with which exp cannot overflow.
+    """Returns whether the scale is a concrete number with which exp cannot overflow.
 
-    |scale x cosine| then stays below 70. A value that JAX traces is not known.
+    exp is then applied to scale x cosine, which stays below 70. The result is False for a scale
+    that jit traces, because its value is unknown.
     """
     # A JAX array does not count as known: it may be a tracer, or a learned scale that grows.
     return not isinstance(scale, jax.Array) and bool(np.all(np.abs(scale) <= BOUNDED_SCALE))
@@ -68,8 +70,8 @@ def known_bound(scale: ArrayLike) -> bool:
 class ScaledLogits:
     """Base class of softmax terms whose margin changes only the logit of the own class.
 
-    The logits of all other classes are scale x similarity. It defines `fold` and `fold_args`;
-    a subclass adds `normalize` and `loss`.
+    The logits of all other classes are scale x similarity. The base class defines `fold` (the
+    reduction over classes) and `fold_args`. A subclass adds `normalize` and `loss`.
     """
 
     scale: ArrayLike
@@ -108,18 +110,20 @@ class Softmax(ScaledLogits):
     maximum is subtracted before it."""
 
     released_gradient: ClassVar[AgentGradient] = "inner-product"
-    """The `AgentGradient` of the released code, which `softmax(gradient="caffe")` selects."""
+    """How the authors' published code computes the gradient of the agents, which
+    `softmax(gradient="caffe")` selects."""
 
     @classmethod
     def of(cls, scale: ArrayLike, normalize: Normalize, *, biased: bool = False) -> "Softmax":
-        """Returns the term, with `bounded` set if the logits have a bound known at trace time.
+        """Returns the term, with `bounded` set if the logits are known to be below 70.
 
-        They have it if both sides are normalised, there is no bias, and the scale is a known number
-        of at most 70.
+        They have it if features and agents (class weights) are normalised, there is no bias, and
+        the scale is a concrete number of at most 70.
 
         Args:
           scale: the factor on the similarities, a scalar or [batch].
-          normalize: which sides have unit length: "both", "features", "agents" or "none".
+          normalize: what is scaled to unit length: "both" features and agents, only "features",
+            only "agents", or "none".
           biased: whether a bias is added to the logits.
         """
         # A bias has no known bound, and neither has an inner product without normalisation.
@@ -130,7 +134,8 @@ class Softmax(ScaledLogits):
         """Returns the loss [batch], softplus(value - target logit).
 
         Args:
-          target: each example's similarity to its own agent, its feature norm, and so on.
+          target: numbers of each example, such as its similarity to the agent (class weight) of its
+            own class, its angle to this agent, and its feature norm; see `Target`.
           value: [batch] log sum exp of the other classes' logits, the result of `fold`.
         """
         # logsumexp over all classes minus the target logit would lose all digits of the loss of a
@@ -161,13 +166,16 @@ def softmax(
 
         L = -log( exp(s <W~_y, f~>) / sum_j exp(s <W~_j, f~>) )
 
-    With s = 1 and both sides normalised the loss cannot fall below
-    `theory.softmax_lower_bound(classes, 1)` and training stalls there: choose the scale by
+    f~ and W~_j are the feature and the agent (class weight) of class j, each scaled to unit length
+    if `normalize` says so. y is the example's own class (its target), and s the scale.
+
+    If both are normalised and s = 1, the loss cannot fall below
+    `theory.softmax_lower_bound(classes, 1)`, and training stalls there. Choose the scale by
     `theory.scale_for_bound`, or learn it.
 
-    It is computed as softplus(log Z_others - target logit), where Z_others is the sum over all
-    classes except the target. The value is the same, and the gradient of a confident example keeps
-    its digits. In `logsumexp - target` they would all cancel.
+    The loss is computed as softplus(log Z - target logit), where Z is the sum over all classes
+    except y. The value is the same as that of `logsumexp - target logit`, but there all digits of a
+    confident example would cancel.
 
     Args:
       features: [batch, dim], floating point; half precision is computed in float32.
@@ -176,19 +184,19 @@ def softmax(
       normalize: which side is scaled to unit length: "both" (NormFace), "features" (L2-constrained
         softmax), "agents" (as SphereFace with m = 1), "none" (plain softmax).
       scale: s, the factor on the similarities, a scalar or [batch], one per example; may be
-        learned. None is 1. If both sides are normalised, None gives a warning.
-      bias: [classes] numbers that are added to the logits. With a normalisation it raises an error
-        unless `allow_normalized_bias` is set: by Proposition 1, scaling a feature may lower the
-        probability of its class if there is a bias.
+        learned. None is 1, with a warning if features and agents are normalised.
+      bias: [classes] numbers that are added to the logits. None adds nothing. With a normalisation,
+        a bias raises an error unless `allow_normalized_bias` is set: by Proposition 1, scaling a
+        feature may then lower the probability of its class.
       allow_normalized_bias: accept a bias beside normalisation.
-      gradient: "exact" is the gradient of the equation. "caffe" is that of the released code:
-        normalised agents get the gradient of the inner product without the tangent projection, and
-        the caller has to overwrite their rows by the normalised rows after each step (the released
-        code calls this "force normalization").
+      gradient: "exact" is the gradient of the equation. "caffe" is the gradient that the authors'
+        published Caffe code computes: it leaves out the derivative of the agents' scaling to unit
+        length, and the caller has to scale the agents to unit length after each step (that code
+        calls this "force normalization").
       engine: options of the computation, all optional, which `classwise.Engine` describes:
-        `block_size` (classes per block), `axis_name` and `split_batch` (agents or batch split over
-        devices), `precision` (of matmuls), `memory_budget` (bytes of stored similarities) and
-        `present` (which classes take part).
+        `block_size` (classes per block), `axis_name` and `split_batch` (how agents and batch are
+        split over devices), `precision` (of matmuls), `memory_budget` (bytes of stored
+        similarities) and `present` (which classes take part).
 
     Returns:
       [batch] loss in nats, float32 (float64 for float64 inputs), non-negative. Under jit, where
@@ -197,8 +205,9 @@ def softmax(
 
     Raises:
       TypeError: features or agents are not floating point, or labels are not integers.
-      ValueError: shapes disagree, a known label is out of range, `normalize` or `gradient` is
-        unknown, or a bias is given with a normalisation or with one scale per example.
+      ValueError: shapes disagree; `normalize` or `gradient` is unknown; a bias is given with one
+        scale per example, or with a normalisation without `allow_normalized_bias`; or a label is
+        out of range (values that jit traces are not checked).
 
     Example:
       >>> import jax.numpy as jnp

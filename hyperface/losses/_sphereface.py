@@ -37,12 +37,15 @@ class SphereFace:
     margin: int = field(default=4, metadata={"static": True})
     """m of cos(m theta), 1 to 4."""
     normalize: Normalize = field(default="agents", metadata={"static": True})
-    """Which sides have unit length: "agents" for `a_softmax`, and "none" for `l_softmax`."""
+    """What is scaled to unit length: "agents" (class weights) for `a_softmax`, and "none" for
+    `l_softmax`."""
     gradient: Gradient = field(default="exact", metadata={"static": True})
-    """"exact" is the gradient of the equation, and "caffe" that of the released code."""
+    """"exact" is the gradient of the equation, and "caffe" the one that the authors' published
+    Caffe code computes."""
 
     released_gradient: ClassVar[AgentGradient] = "inner-product"
-    """The `AgentGradient` of the released code, which `a_softmax(gradient="caffe")` selects."""
+    """How the authors' published code computes the gradient of the agents, which
+    `a_softmax(gradient="caffe")` selects."""
 
     @property
     def fold(self) -> LogSumExp:
@@ -56,11 +59,12 @@ class SphereFace:
     def loss(self, target: Target, value: jax.Array) -> jax.Array:
         """Returns the loss [batch], softplus(value - target logit).
 
-        The target logit is a mean of the logit with the margin and of that without, in which
-        `blend` is the weight of the latter.
+        The target logit is (blend x logit without margin + logit with margin) / (1 + blend), for
+        the example's own class.
 
         Args:
-          target: each example's similarity to its own agent, its feature norm, and so on.
+          target: numbers of each example, such as its similarity to the agent (class weight) of its
+            own class, its angle to this agent, and its feature norm; see `Target`.
           value: [batch] log sum exp of the other classes' logits, the result of `fold`.
         """
         length = target.feature_norm
@@ -101,12 +105,13 @@ class SphereFace:
 
 
 def psi(cosine: jax.Array, margin: int) -> jax.Array:
-    """Returns SphereFace's psi: cos(m theta), continued so that it falls over the whole of [0, pi].
+    """Returns SphereFace's psi: cos(m theta), changed so that it falls over the whole of [0, pi].
 
         psi(theta) = (-1)^k cos(m theta) - 2 k,   theta in [k pi / m, (k + 1) pi / m]
 
-    It is computed from the cosine by Chebyshev's polynomial. The arccos is avoided because its
-    slope is infinite at cosine 1 and -1.
+    theta is the angle whose cosine is given, m is `margin`, and k is the whole number from 0 to m -
+    1 of the interval that contains theta. cos(m theta) is computed from the cosine by Chebyshev's
+    polynomial, without arccos, whose slope is infinite at the cosines 1 and -1.
 
     Args:
       cosine: any shape, in [-1, 1].
@@ -139,17 +144,18 @@ def annealed_blend(
     power: float = 1.0,
     floor: float = 5.0,
 ) -> jax.Array:
-    """Returns SphereFace's `blend` (lambda) at a step: how much the logit without margin counts.
+    """Returns SphereFace's `blend` (lambda) at a step, the weight of the logit without margin.
 
         lambda = max(floor, start (1 + gamma i)^-power),   i = step + 1
 
-    lambda depends only on the step, so a resumed run continues with the right value. The released
-    codes count steps in the layer, and a resumed run starts again at 1000.
+    `floor`, `start`, `gamma` and `power` are the arguments. lambda depends only on the step, so a
+    resumed run continues with the right value. In the authors' published code a resumed run starts
+    again at 1000.
 
     Args:
       step: number of finished optimiser steps, 0 at the first batch.
-      start: constant of the equation. The defaults of this and the next three arguments are those
-        of the released training file.
+      start: constant of the equation. All defaults are those of the authors' published training
+        file.
       gamma: constant of the equation.
       power: constant of the equation.
       floor: smallest value of lambda.
@@ -180,25 +186,30 @@ def a_softmax(
 
         L = -log( e^{|f| psi(theta_y)} / (e^{|f| psi(theta_y)} + sum_{j != y} e^{|f| cos theta_j}) )
 
-    Agents are normalised, and features are not. psi(theta_y) is replaced by a weighted mean with
-    the cosine, (lambda cos theta_y + psi(theta_y)) / (1 + lambda).
+    theta_j is the angle between the feature f and the agent (class weight) W_j of class j, and y is
+    the example's own class. psi(theta_y) is cos(m theta_y), continued so that it falls from 1 to 1
+    - 2 m over [0, pi]; m is `margin`. Agents are scaled to unit length, and features are not.
+
+    If lambda (`blend`) is above 0, a weighted mean replaces psi(theta_y): (lambda cos theta_y +
+    psi(theta_y)) / (1 + lambda).
 
     Args:
       features: [batch, dim], floating point, un-normalised; half precision is computed in float32.
       agents: [classes, dim] class weights, one row per class.
       labels: [batch] integer class ids.
       margin: m, 1 to 4; 1 is softmax with normalised agents.
-      blend: lambda, at least 0. 0 is the margin alone; SphereFace lowers it from 1000 to 5 during
+      blend: lambda, at least 0. 0 uses the margin alone; SphereFace lowers it from 1000 to 5 during
         training (`annealed_blend`).
-      gradient: "exact" is the gradient of the equation. "caffe" is that of the released code, which
-        differs in two ways. The target logit's gradient to the feature is a W~ + b f; for margins
-        above 1 the released code divides a and b by sqrt(a^2 + b^2). Agents get the gradient of the
-        plain inner product, without the tangent projection; the caller has to overwrite their rows
-        by the normalised rows after each step.
+      gradient: "exact" is the gradient of the equation. "caffe" is the gradient that the authors'
+        published Caffe code computes, which differs in two ways. The true gradient of the logit of
+        class y to f is a W~_y + b f, with scalars a and b, and W~_y the agent at unit length. For
+        margins above 1 that code divides a and b by sqrt(a^2 + b^2). Agents get the gradient of the
+        plain inner product, which leaves out the derivative of their scaling to unit length. The
+        caller has to scale them to unit length after each step.
       engine: options of the computation, all optional, which `classwise.Engine` describes:
-        `block_size` (classes per block), `axis_name` and `split_batch` (agents or batch split over
-        devices), `precision` (of matmuls), `memory_budget` (bytes of stored similarities) and
-        `present` (which classes take part).
+        `block_size` (classes per block), `axis_name` and `split_batch` (how agents and batch are
+        split over devices), `precision` (of matmuls), `memory_budget` (bytes of stored
+        similarities) and `present` (which classes take part).
 
     Returns:
       [batch] loss in nats, float32 (float64 for float64 inputs). NaN under jit where a label is out
@@ -206,8 +217,8 @@ def a_softmax(
 
     Raises:
       TypeError: features or agents are not floating point, or labels are not integers.
-      ValueError: shapes disagree, a known label is out of range, margin is not 1 to 4, or
-        `gradient` is unknown.
+      ValueError: shapes disagree, margin is not 1 to 4, `gradient` is unknown, or a label is out of
+        range (values that jit traces are not checked).
 
     Example:
       >>> import jax.numpy as jnp
@@ -236,20 +247,24 @@ def l_softmax(
 
         L = -log( e^{|W_y||f| psi(theta_y)} / (e^{|W_y||f| psi(theta_y)} + sum_{j != y} e^{W_j f}) )
 
-    Neither agents nor features are normalised. psi(theta_y) is replaced by a weighted mean with
-    the cosine, (lambda cos theta_y + psi(theta_y)) / (1 + lambda).
+    theta_j is the angle between the feature f and the agent (class weight) W_j of class j, and y is
+    the example's own class. psi(theta_y) is cos(m theta_y), continued so that it falls from 1 to 1
+    - 2 m over [0, pi]; m is `margin`. Neither agents nor features are scaled to unit length.
+
+    If lambda (`blend`) is above 0, a weighted mean replaces psi(theta_y): (lambda cos theta_y +
+    psi(theta_y)) / (1 + lambda).
 
     Args:
       features: [batch, dim], floating point, un-normalised; half precision is computed in float32.
       agents: [classes, dim] class weights, one row per class.
       labels: [batch] integer class ids.
       margin: m, 1 to 4; 1 is plain softmax.
-      blend: lambda, at least 0. 0 is the margin alone; SphereFace lowers it from 1000 to 5 during
+      blend: lambda, at least 0. 0 uses the margin alone; SphereFace lowers it from 1000 to 5 during
         training (`annealed_blend`).
       engine: options of the computation, all optional, which `classwise.Engine` describes:
-        `block_size` (classes per block), `axis_name` and `split_batch` (agents or batch split over
-        devices), `precision` (of matmuls), `memory_budget` (bytes of stored similarities) and
-        `present` (which classes take part).
+        `block_size` (classes per block), `axis_name` and `split_batch` (how agents and batch are
+        split over devices), `precision` (of matmuls), `memory_budget` (bytes of stored
+        similarities) and `present` (which classes take part).
 
     Returns:
       [batch] loss in nats, float32 (float64 for float64 inputs). NaN under jit where a label is out
@@ -257,7 +272,8 @@ def l_softmax(
 
     Raises:
       TypeError: features or agents are not floating point, or labels are not integers.
-      ValueError: shapes disagree, a known label is out of range, or margin is not 1 to 4.
+      ValueError: shapes disagree, margin is not 1 to 4, or a label is out of range (values that jit
+        traces are not checked).
 
     Example:
       >>> import jax.numpy as jnp

@@ -20,9 +20,9 @@ from hyperface.rules import vary_over, varying_axes
 
 
 class Target(NamedTuple):
-    """The facts about each example's own class from which a term computes its loss.
+    """Numbers of each example and its own class, from which a term computes its loss.
 
-    They are needed separately, because the fold (the reduction over classes) leaves out the own
+    They are needed separately, because the reduction over classes (the fold) leaves out the own
     class. The agent of a class is its class weight, a row of the classification matrix. For a label
     out of range all fields but `feature_norm` are NaN.
     """
@@ -32,7 +32,8 @@ class Target(NamedTuple):
     the terms normalise it; with both it is the cosine."""
     agent_similarity: jax.Array
     """[batch] the same number, but its gradient reaches only the agent and not the feature. Terms
-    need it to imitate released code whose gradients to agent and feature do not belong together."""
+    need it to compute the gradient of published codes in which the gradients to agent and feature
+    are not those of one function."""
     agent_norm: jax.Array
     """[batch] length of the agent of the example's class, un-normalised."""
     bias: jax.Array
@@ -50,7 +51,7 @@ class Target(NamedTuple):
         It is precise near 0 and pi, where the arccos of `similarity` is not.
 
         Raises:
-          ValueError: it was not computed, because no term has `needs_angle = True`.
+          ValueError: the angle was not computed, because no term has `needs_angle = True`.
         """
         if self.own_angle is None:
             raise ValueError(
@@ -70,7 +71,7 @@ class _OwnClass(NamedTuple):
 
 
 def target_of(layout: Layout, inputs: Inputs, labels_here: jax.Array, norms: jax.Array) -> Target:
-    """Returns the `Target` (facts about the own class) of each of this device's examples.
+    """Returns the `Target` (numbers of the own class) of each of this device's examples.
 
     A label out of range gives NaN in all fields but `feature_norm`.
 
@@ -95,10 +96,10 @@ def target_of(layout: Layout, inputs: Inputs, labels_here: jax.Array, norms: jax
 def add_target(
     layout: Layout, inputs: Inputs, to_terms: Any, to_target: Target, gradients: Gradients
 ) -> Inputs:
-    """Returns the gradients to all inputs: the sum of two parts.
+    """Adds the part of each example's own class to the gradients, and returns them for all inputs.
 
-    The backward scan computed the part of all other classes. The part of each example's own class
-    is computed here and added. The gradients to x and to the features are then summed over the
+    `gradients` comes from the backward scan (the loop over blocks of classes), which leaves out the
+    own class of each example. After the addition, the gradients to the features are summed over the
     devices. The gradient of each agent (class weight) is on the device that has its row.
 
     Args:
@@ -110,7 +111,7 @@ def add_target(
       gradients: the gradients that come from the other classes, from the backward scan.
 
     Returns:
-      The gradients in the form of `inputs`; for features and norms those of this device's examples.
+      The gradients as an `Inputs`. Those to features and norms are for this device's examples.
     """
     at = locate(inputs.classes.labels, layout.num_rows, layout.shards.axis_name)
     part = target_gradients(layout, inputs, inputs.agents[at.row], to_target)
@@ -133,7 +134,7 @@ class TargetGradients(NamedTuple):
     """
 
     x: jax.Array
-    """[batch, dim] gradient to the features as the terms use them: with unit length or without."""
+    """[batch, dim] gradient to the features, which have unit length if the terms normalise them."""
     features: jax.Array | None
     """[batch, dim] gradient to the un-normalised features, from the angle; None without an
     angle."""
@@ -158,8 +159,8 @@ def target_gradients(
       inputs: terms, features, agents and labels, for the batch of all devices.
       rows: [batch, dim] the agents of the examples' own classes; an arbitrary row if another device
         has the agent.
-      to_target: the gradients to the `Target` of this device's examples, that is to their
-        similarities to the own class and so on.
+      to_target: the gradients to the fields of `Target` (such as the similarity to the own class)
+        of this device's examples.
     """
     at = locate(inputs.classes.labels, layout.num_rows, layout.shards.axis_name)
     fields = to_target._asdict()
@@ -220,7 +221,7 @@ def _own_class(
 def slope_only(x: jax.Array) -> jax.Array:
     """Returns zeros in the shape of x, but passes x's gradient through.
 
-    Added to a value, it adds a gradient and leaves the value as it is. Terms use it to imitate
-    released code whose gradient is not the derivative of any loss.
+    Added to a value, it adds a gradient and leaves the value as it is. Terms use it to compute the
+    gradient of published code that is not the derivative of any loss.
     """
     return x - jax.lax.stop_gradient(x)

@@ -20,7 +20,8 @@ class Fold(Protocol):
 
     It works block by block. `block` summarises one block of classes, `merge` joins two summaries,
     and `value` computes the result from a summary over all classes. A fold must be hashable, since
-    it is static under jit. A fold that adds `block.bias` to its logits has `takes_bias = True`.
+    it is static under jit. A fold that adds `block.bias` to its logits must have the attribute
+    `takes_bias = True`.
     """
 
     @property
@@ -37,7 +38,7 @@ class Fold(Protocol):
         """Returns the summary of one block of classes.
 
         Args:
-          block: the similarities [block, batch], with flags for the classes that count.
+          block: the similarities [block, batch], with flags for the classes that are counted.
           fold_args: what `Term.fold_args` returned, one value per example, such as the scale.
 
         Returns:
@@ -57,8 +58,8 @@ class Fold(Protocol):
         """Returns the derivatives of the value by one block's similarities and by the arguments.
 
         Args:
-          block: the similarities [block, batch], with flags for the classes that count. Classes
-            that do not count must get the derivative 0.
+          block: the similarities [block, batch], with flags for the classes that are counted.
+            Classes that are not counted must get the derivative 0.
           fold_args: what `Term.fold_args` returned, one value per example, such as the scale.
           summary: the summary over all classes; None from `weighted_sum` if the fold is additive.
         """
@@ -72,14 +73,18 @@ class Term(Protocol):
     `weighted_sum` accept any object with these attributes. In an experiment, give the object to
     `hyperface.config.loss.CustomTerm`.
 
-    Two more attributes are optional. `needs_angle = True` makes the engine compute `Target.angle`.
-    `released_gradient` is "inner-product" or "distance": the gradient of the agents (class weights)
-    in the released code, which the losses' option `gradient="caffe"` selects.
+    Two more attributes are optional. With `needs_angle = True` the library computes `Target.angle`.
+    `released_gradient` is "inner-product" or "distance". It says how the authors' published code
+    computes the gradient of the agents (class weights), which the losses' option `gradient="caffe"`
+    selects.
     """
 
     @property
     def normalize(self) -> Normalize:
-        """Which sides of a similarity have unit length: "both", "features", "agents" or "none"."""
+        """What is scaled to unit length before the similarity is computed.
+
+        "both" features and agents (class weights), only "features", only "agents", or "none".
+        """
         ...
 
     @property
@@ -91,7 +96,8 @@ class Term(Protocol):
         """Returns the fold's arguments: a pytree of [batch] arrays, such as the scale, or None.
 
         Args:
-          target: each example's similarity to its own agent, its feature norm, and so on.
+          target: numbers of each example, such as its similarity to the agent (class weight) of its
+            own class, its angle to this agent, and its feature norm; see `Target`.
         """
         ...
 
@@ -99,7 +105,8 @@ class Term(Protocol):
         """Returns the loss [batch], in plain JAX, which is differentiated automatically.
 
         Args:
-          target: each example's similarity to its own agent, its feature norm, and so on.
+          target: numbers of each example, such as its similarity to the agent (class weight) of its
+            own class, its angle to this agent, and its feature norm; see `Target`.
           value: [batch] the result of the fold over all other classes.
         """
         ...
@@ -111,9 +118,9 @@ class Engine(TypedDict, total=False):
     Agents are the class weights, one row per class. They are processed in blocks of classes, in a
     forward scan and a backward scan.
 
-    None of them is needed on one device, or under `jax.jit` with sharded arrays (on automatic or
-    explicit mesh axes). Inside of `jax.shard_map` or `jax.pmap`, `axis_name` states that the agents
-    are split by rows, and `split_batch` that the batch is split too.
+    On one device, and under `jax.jit` with sharded arrays, none of them has to be given. Inside of
+    `jax.shard_map` or `jax.pmap`, give `axis_name` if the agents are split by rows over the
+    devices, and `split_batch` if the batch is split too.
     """
 
     block_size: int | None
@@ -125,9 +132,8 @@ class Engine(TypedDict, total=False):
     whole gradient of the features and its own rows of the agents' gradient.
 
     Gradients are right inside and outside `jax.shard_map` with its default `check_vma=True`. With
-    `check_vma=False`, and under `jax.pmap`, take them inside the mapped function; outside it JAX
-    hands each device 1 / devices of the cotangent, and the agents' gradient is too short by that
-    factor.
+    `check_vma=False`, and under `jax.pmap`, take them inside the mapped function; if they are taken
+    outside of it, the agents' gradient is too small by the factor 1 / (number of devices).
     """
     split_batch: bool
     """Whether features and labels, and so the losses, are this device's part of a batch that is
@@ -139,15 +145,15 @@ class Engine(TypedDict, total=False):
     "tf32" is for accelerators: the product is TF32 on a GPU (10 binary digits of each operand) and
     three bfloat16 products on a TPU. A CPU computes float32 for it."""
     memory_budget: int
-    """Bytes that may store similarities between the forward and the backward scan, 0 by default. If
-    all [batch, classes] similarities fit, the backward scan does not compute them again. With
-    precision "mixed" it always computes them again. Similarities that are one block of the engine's
-    choice are saved whatever the budget is."""
+    """Number of bytes in which similarities may be stored between the forward and the backward
+    scan, 0 by default. If all [batch, classes] similarities fit, the backward scan does not compute
+    them again. With precision "mixed" it always computes them again. If `block_size` is None and
+    all similarities fit into one block, they are saved whatever the budget is."""
     present: ArrayLike | None
     """[classes] bool, split like the agents: the classes that take part in all losses; None for
     all. An example's own class always takes part in its loss. Other classes get no gradient."""
     agent_gradient: AgentGradient
     """The gradient of normalised agents: "tangent", the default, differentiates their normalisation
-    too (NormFace, Eq. 4). "inner-product" and "distance" give the gradient of the inner product or
-    of the squared distance, as if rows had unit length already. Released codes do so, and overwrite
-    the rows by normalised rows after each step."""
+    too (NormFace, Eq. 4). "inner-product" and "distance" compute the gradient of the inner product
+    or of the squared distance as if the agents had unit length already. Some authors' published
+    codes do so, and scale the agents to unit length after each step."""

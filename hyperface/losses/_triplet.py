@@ -40,7 +40,8 @@ class CTriplet:
     always_pull: bool = field(default=False, metadata={"static": True})
     """Whether the squared distance to the own agent is added, also if no class violates."""
     gradient: Gradient = field(default="exact", metadata={"static": True})
-    """"exact" is the gradient of the equation, and "caffe" that of the released code."""
+    """"exact" is the gradient of the equation, and "caffe" the one that the authors' published
+    Caffe code computes."""
 
     @property
     def normalize(self) -> Normalize:
@@ -48,11 +49,12 @@ class CTriplet:
         return "both"
 
     released_gradient: ClassVar[AgentGradient] = "distance"
-    """The `AgentGradient` of the released code, which `c_triplet(gradient="caffe")` selects."""
+    """How the authors' published code computes the gradient of the agents, which
+    `c_triplet(gradient="caffe")` selects."""
 
     @property
     def fold(self) -> HingeSum | Maximum:
-        """Returns the reduction over wrong classes: a sum of hinges; for "hardest" a maximum."""
+        """Returns the reduction over wrong classes: a sum of hinges, or a maximum for "hardest"."""
         return HingeSum() if self.negatives == "all" else Maximum()
 
     def fold_args(self, target: Target) -> jax.Array | None:
@@ -61,18 +63,24 @@ class CTriplet:
         It is None for "hardest", whose fold has no argument.
 
         Args:
-          target: each example's similarity to its own agent, its feature norm, and so on.
+          target: numbers of each example, such as its similarity to the agent (class weight) of its
+            own class, its angle to this agent, and its feature norm; see `Target`.
         """
         # d = 2 - 2 cos, so that m + d_p - d_n is 2 (cos_n - (cos_p - m / 2)).
         return self._own(target) - 0.5 * self.margin if self.negatives == "all" else None
 
     def loss(self, target: Target, value: jax.Array) -> jax.Array:
-        """Returns the loss [batch]; with `always_pull` it includes the distance to the own agent.
+        """Returns the loss [batch].
+
+        With `always_pull` and the exact gradient, it includes the squared distance to the own
+        agent.
 
         Args:
-          target: each example's similarity to its own agent, its feature norm, and so on.
-          value: [batch] the result of `fold`: the sum of (cosine - argument) over the classes above
-            it, or the largest cosine of a wrong class for "hardest".
+          target: numbers of each example, such as its similarity to the agent (class weight) of its
+            own class, its angle to this agent, and its feature norm; see `Target`.
+          value: [batch] the result of `fold`: the sum of cosine - c over the classes whose cosine
+            exceeds c, the result of `fold_args`; or the largest cosine of a wrong class for
+            "hardest".
         """
         if self.negatives == "hardest":
             value = jnp.maximum(0.0, value - (self._own(target) - 0.5 * self.margin))
@@ -108,34 +116,39 @@ def c_triplet(
 
         L = sum_{k != y} max(0, m + ||f~ - W~_y||^2 - ||f~ - W~_k||^2)
 
+    f~ is the feature and W~_k the agent (class weight) of class k, both at unit length. y is the
+    example's own class, and m the margin. A class violates the margin if its part of the sum is
+    above 0.
+
     Args:
       features: [batch, dim], floating point; half precision is computed in float32.
       agents: [classes, dim] class weights, one row per class.
       labels: [batch] integer class ids.
       margin: m, on the difference of squared distances, 0 to 4. The paper recommends 0.8.
-      negatives: "all" sums over every wrong class; "hardest" takes only the closest one, as in the
-        released code.
-      always_pull: whether ||f~ - W~_y||^2 is added, also if no class violates: the paper's
-        "C-triplet + center".
-      gradient: "exact" is the gradient of the equation. "caffe" is that of the released code, which
-        differs in three ways. The squared distance to the own agent has slope 1, however many
-        classes violate the margin; with `always_pull` it has this slope for every example, and
-        otherwise only where a class violates. Agents get the gradient of the squared distance
-        without the tangent projection, and the caller has to overwrite their rows by the normalised
-        rows after each step. The value does not contain the pull to the own agent.
+      negatives: "all" sums over every wrong class; "hardest" uses only the closest one, as the
+        authors' published code does.
+      always_pull: whether ||f~ - W~_y||^2 is added to the loss, even if no class violates the
+        margin: the paper's "C-triplet + center".
+      gradient: "exact" is the gradient of the equation. "caffe" is the gradient that the authors'
+        published Caffe code computes, which differs in three ways. The squared distance to the own
+        agent has slope 1, however many classes violate the margin; with `always_pull` it has this
+        slope for every example, and otherwise only where a class violates. The derivative of the
+        agents' scaling to unit length is left out, and the caller has to scale the agents to unit
+        length after each step. The value of the loss does not contain the distance that
+        `always_pull` adds.
       engine: options of the computation, all optional, which `classwise.Engine` describes:
-        `block_size` (classes per block), `axis_name` and `split_batch` (agents or batch split over
-        devices), `precision` (of matmuls), `memory_budget` (bytes of stored similarities) and
-        `present` (which classes take part).
+        `block_size` (classes per block), `axis_name` and `split_batch` (how agents and batch are
+        split over devices), `precision` (of matmuls), `memory_budget` (bytes of stored
+        similarities) and `present` (which classes take part).
 
     Returns:
       [batch] loss in squared distance on the unit sphere, float32 (float64 for float64 inputs). NaN
-      under jit where a label is out of range. With one class nothing can violate.
+      under jit where a label is out of range. With a single class the sum is empty.
 
     Raises:
       TypeError: features or agents are not floating point, or labels are not integers.
-      ValueError: shapes disagree, a known label is out of range, `negatives` or `gradient` is
-        unknown, or a known margin is outside [0, 4].
+      ValueError: shapes disagree, `negatives` or `gradient` is unknown, or a label or margin is out
+        of range (values that jit traces are not checked).
 
     Example:
       >>> import jax.numpy as jnp
@@ -163,10 +176,12 @@ def triplet(
 
         L = max(0, m + ||a~ - p~||^2 - ||a~ - n~||^2)
 
+    a~, p~ and n~ are the anchor, the positive and the negative at unit length; m is the margin.
+
     Args:
       anchors: [triplets, dim], floating point.
-      positives: [triplets, dim], of the anchors' classes.
-      negatives: [triplets, dim], of other classes.
+      positives: [triplets, dim], features of the anchors' classes.
+      negatives: [triplets, dim], features of other classes.
       margin: m, on the difference of squared distances, 0 to 4.
 
     Returns:
@@ -174,7 +189,8 @@ def triplet(
 
     Raises:
       TypeError: an argument is not floating point.
-      ValueError: shapes disagree, or a known margin is outside [0, 4].
+      ValueError: shapes disagree, or the margin is outside [0, 4] (a value that jit traces is not
+        checked).
 
     Example:
       >>> import jax.numpy as jnp

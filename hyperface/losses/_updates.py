@@ -39,8 +39,8 @@ class RowUpdate(Protocol):
 
     It is a pytree whose leaves are its constants, such as `jax.tree_util.Partial(sgd, rate)`.
 
-    A new row and its new state must depend on this row alone, because the engine calls the update
-    once per block of rows, and once for the rows of the batch's own classes.
+    A new row and its new state must depend on this row alone, because the update is called once per
+    block of rows, and once more for the rows of the batch's own classes.
     """
 
     def __call__(self, rows: jax.Array, state: Any, gradient: jax.Array, /) -> tuple[Any, Any]:
@@ -62,12 +62,14 @@ class Rows(NamedTuple):
     state: Any
     """The optimiser's state of these rows: arrays with one row per agent."""
     gradient: jax.Array
-    """[rows, dim] gradient to the rows, summed over all devices. It lacks the part of the examples
-    whose own class the row is, which is added after the scan."""
+    """[rows, dim] gradient of the loss to the rows, summed over all devices. During the scan over
+    blocks of classes, it lacks the part of the examples of the row's own class. That part is added
+    after the scan."""
 
 
 class Sweep(NamedTuple):
-    """The values that the backward scan passes from block to block."""
+    """The values that the backward scan (the loop over blocks of classes) passes from block to
+    block."""
 
     x: jax.Array
     """[batch, dim] gradient to the features so far."""
@@ -95,8 +97,8 @@ class OwnRows(NamedTuple):
     order: jax.Array
     """[batch] positions of the examples in the batch, sorted by the row of their class."""
     sorted_rows: jax.Array
-    """[batch] the rows in this order. A row on another device has the number of this device's rows
-    as its index, which is behind the end."""
+    """[batch] row numbers of the examples' classes, in this order. For a class on another device,
+    this is the number of rows here, the index behind the last row."""
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(0,))
@@ -114,7 +116,7 @@ def updating_sum(
         the batch.
       weights: one array [batch] per term, the weight of each example's loss.
       state: the optimiser's state of the agents: arrays with one row per agent.
-      update: the optimiser's step on some rows.
+      update: function (rows, their state, their gradient) -> (new rows, new state).
     """
     losses: tuple[jax.Array, ...] = joint_losses(layout, inputs)
     return total(losses, weights), losses
@@ -181,7 +183,7 @@ def _sweep(
       layout: the static options, such as block size and precision.
       residuals: the arrays that the forward pass stored.
       state: the optimiser's state of the agents.
-      update: the optimiser's step on some rows.
+      update: function (rows, their state, their gradient) -> (new rows, new state).
       slopes: as in `block_gradients_of`.
       may_update: scalar bool; if False, agents and state stay unchanged.
       own: the positions of the rows of the examples' own classes.
@@ -275,7 +277,7 @@ def _update_block(
       layout: the static options, such as block size and precision.
       carry: the agents and their state before the block.
       rows: the rows of the block, with their state and gradient.
-      update: the optimiser's step on some rows.
+      update: function (rows, their state, their gradient) -> (new rows, new state).
       may_update: scalar bool; if False, agents and state stay unchanged.
       start: first row of the block.
       first: first row of the block that counts.
@@ -326,7 +328,7 @@ def _update_own_rows(
     Args:
       layout: the static options, such as block size and precision.
       swept: the result of the scan.
-      update: the optimiser's step on some rows.
+      update: function (rows, their state, their gradient) -> (new rows, new state).
       to_rows: [batch, dim] each example's part of the gradient to the agent of its class.
       own: the positions of these rows.
       may_update: scalar bool; if False, agents and state stay unchanged.

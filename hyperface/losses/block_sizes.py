@@ -32,17 +32,18 @@ def choose_block_size(asked: int | None, batch: int, classes: int) -> int:
 def one_block_bytes() -> int:
     """Returns the size in bytes up to which the similarities [batch, classes] are one block.
 
-    Such a block is also saved for the backward pass. For so few similarities a scan over smaller
-    blocks takes more time than it saves.
+    Such a block is also saved for the backward pass. For so few similarities smaller blocks would
+    only cost time.
     """
     return max(16 * 2**20, block_bytes())
 
 
 def block_bytes() -> int:
-    """Returns the size in bytes of the similarities of a block, if the user does not choose it.
+    """Returns the size in bytes of the similarities of a block, if the user does not choose one.
 
     On a CPU a block fits into the second-level caches of the cores, which share the work, so that
-    the scan reads the similarities from there. On an accelerator it is `ACCELERATOR_BLOCK_BYTES`.
+    the scan reads the similarities from there. On an accelerator the size is the constant
+    `ACCELERATOR_BLOCK_BYTES`.
     """
     return ACCELERATOR_BLOCK_BYTES if jax.default_backend() != "cpu" else _cache_bytes()
 

@@ -61,15 +61,18 @@ Gradient = Literal["exact", "caffe"]
 
 
 def agent_rule(gradient: Gradient, term: Term, engine: Engine) -> Engine:
-    """Returns the keywords `engine` with the `agent_gradient` that a loss' `gradient` stands for.
+    """Returns the options `engine` with `agent_gradient` set according to the option `gradient`.
 
     Args:
-      gradient: "exact" gives "tangent". "caffe" gives the term's `released_gradient`.
+      gradient: "exact" sets `agent_gradient` to "tangent", the exact gradient of normalised agents
+        (class weights). "caffe" sets it to the term's attribute `released_gradient`, which says how
+        the authors' published Caffe code computes this gradient.
       term: the class-wise loss.
       engine: the other options that class-wise losses accept.
 
     Raises:
-      ValueError: `gradient` is unknown, or is "caffe" for a term that has no released gradient.
+      ValueError: `gradient` is unknown, or is "caffe" for a term without the attribute
+        `released_gradient`.
     """
     _checks.one_of("gradient", gradient, get_args(Gradient))
     if gradient == "exact":
@@ -101,13 +104,14 @@ def joint(
       features: [batch, dim], floating point, un-normalised.
       agents: [classes, dim] class weights; with `axis_name` only the rows of this device, in the
         order of the devices.
-      labels: [batch] class ids, counted over the classes of all devices.
-      bias: [classes] numbers that are added to the logits, split like the agents. Only terms that
-        have logits accept it, such as softmax and its margin losses.
+      labels: [batch] class ids among the classes of all devices.
+      bias: [classes] numbers that are added to the logits, split like the agents. None adds
+        nothing. Only terms that have logits accept a bias, such as softmax and its margin losses.
       engine: options of the computation, all optional, which `classwise.Engine` describes:
-        `block_size` (classes per block), `axis_name` and `split_batch` (agents or batch split over
-        devices), `precision` (of matmuls), `memory_budget` (bytes of stored similarities),
-        `present` (which classes take part) and `agent_gradient` (how normalised agents get theirs).
+        `block_size` (classes per block), `axis_name` and `split_batch` (how agents and batch are
+        split over devices), `precision` (of matmuls), `memory_budget` (bytes of stored
+        similarities), `present` (which classes take part) and `agent_gradient` (whether the
+        gradient of the agents is exact).
 
     Returns:
       The losses [batch] of each term, in order. NaN where a label is out of range under jit.
@@ -115,8 +119,8 @@ def joint(
     Raises:
       TypeError: features or agents are not floating point, labels are not integers, or `present`
         is not bool.
-      ValueError: shapes disagree, a known label is out of range, the terms differ in normalisation,
-        the block size is below one, or the budget is negative.
+      ValueError: shapes disagree, the terms differ in normalisation, the block size is below one,
+        the budget is negative, or a label is out of range (values that jit traces are not checked).
 
     Example:
       >>> import jax.numpy as jnp
@@ -148,7 +152,8 @@ def single(
       agents: [classes, dim] class weights, one row per class.
       labels: [batch] integer class ids.
       bias: [classes] numbers that are added to the logits, or None.
-      engine: the options that `classwise.Engine` describes.
+      engine: options of the computation, all optional, such as `block_size` (classes per block) and
+        `precision` (of matmuls); `classwise.Engine` describes all.
     """
     return _joint(name, (term,), features, agents, labels, bias, engine)[0]
 
@@ -185,13 +190,14 @@ def weighted_sum(
     with_losses: bool = False,
     **engine: Unpack[Engine],
 ) -> jax.Array | tuple[jax.Array, tuple[jax.Array, ...]]:
-    """Returns the weighted sum of several losses: sum over t and i of weights[t][i] loss_t[i].
+    """Returns the weighted sum of several losses, over all terms and examples.
 
-    It computes the same losses as `joint`, for terms t and examples i. When gradients are taken,
-    hinge losses (`CContrastive`, and `CTriplet` over all negatives) need one pass over the classes
-    instead of two. This is possible because the weights are known: the gradient of an agent (class
-    weight) is a weighted sum over the examples. Blocks of classes without an active hinge skip the
-    gradients' matmuls. Other terms take two passes, as in `joint`.
+    The losses are those of `joint`. The sum over terms t and examples i is that of weights[t][i] x
+    loss_t[i]. When gradients are taken, hinge losses (`CContrastive`, and `CTriplet` over all
+    negatives) need one pass over the classes instead of two. This is possible because the weights
+    are known: the gradient of an agent (class weight) is a weighted sum over the examples. A block
+    of classes in which every hinge is 0 skips the matmuls of the gradients. Other terms need two
+    passes, as in `joint`.
 
     Args:
       terms: the losses with their hyper-parameters; all must have the same normalisation.
@@ -199,8 +205,10 @@ def weighted_sum(
       agents: [classes, dim] class weights, one row per class.
       labels: [batch] integer class ids.
       bias: [classes] numbers that are added to the logits, or None.
-      engine: the options that `classwise.Engine` describes.
-      weights: one array [batch] per term, for example mask / count; they are differentiable too.
+      engine: options of the computation, all optional, such as `block_size` (classes per block) and
+        `precision` (of matmuls); `classwise.Engine` describes all.
+      weights: one array [batch] per term, the factor of each example's loss. For example, mask /
+        count yields the mean. Weights are differentiable too.
       with_losses: also return the losses, for logs; no gradient flows through these.
 
     Returns:
@@ -208,8 +216,8 @@ def weighted_sum(
 
     Raises:
       TypeError: features or agents are not floating point, or labels are not integers.
-      ValueError: shapes disagree, a known label is out of range, the terms differ in normalisation,
-        or the weights are not one [batch] array per term.
+      ValueError: shapes disagree, the terms differ in normalisation, the weights are not one
+        [batch] array per term, or a label is out of range (values that jit traces are not checked).
 
     Example:
       >>> import jax.numpy as jnp
@@ -255,15 +263,17 @@ def weighted_sum_with_update(
     Args:
       terms: the losses with their hyper-parameters; all must have the same normalisation.
       features: [batch, dim], floating point, un-normalised.
-      agents: [classes, dim] class weights, one row per class. They must not be used for anything
-        else that is differentiated.
+      agents: [classes, dim] class weights, one row per class. No other part of the differentiated
+        function may use them.
       state: the optimiser's state of the agents: a pytree of floating-point arrays with one row per
         agent, such as their momentum; split over the devices as the agents are.
       labels: [batch] integer class ids.
-      weights: one array [batch] per term, for example mask / count; they are differentiable too.
+      weights: one array [batch] per term, the factor of each example's loss. For example, mask /
+        count yields the mean. Weights are differentiable too.
       bias: [classes] numbers that are added to the logits, or None.
       with_losses: also return the losses, for logs; no gradient flows through these.
-      engine: the options that `classwise.Engine` describes.
+      engine: options of the computation, all optional, such as `block_size` (classes per block) and
+        `precision` (of matmuls); `classwise.Engine` describes all.
       update: function (rows, their state, their gradient) -> (new rows, new state). It must treat
         each row independently of the others. It is a pytree whose leaves are its constants, such as
         a `jax.tree_util.Partial`; no gradient flows to them.
@@ -276,9 +286,9 @@ def weighted_sum_with_update(
 
     Raises:
       TypeError: an array has the wrong kind of dtype, or the update is not a pytree.
-      ValueError: shapes disagree, a known label is out of range, the terms differ in normalisation,
-        the state does not have one row per agent, the update returns other shapes or dtypes, or
-        `sum_over` lacks an axis over which the batch varies.
+      ValueError: shapes disagree, a label is out of range (values that jit traces are not checked),
+        the terms differ in normalisation, the state does not have one row per agent, the update
+        returns other shapes or dtypes, or `sum_over` lacks an axis over which the batch varies.
 
     Example:
       >>> import jax

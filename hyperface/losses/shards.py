@@ -83,7 +83,7 @@ def whole_batch(tree: Tree, axis_name: AxisName | None) -> Tree:
 
 
 class Shards(NamedTuple):
-    """The description of how agents (class weights) and batch are split over devices."""
+    """Describes how agents (class weights) and batch are split over devices."""
 
     axis_name: AxisName | None = None
     """Mapped axis over which the agents are split by rows; None on one device."""
@@ -96,14 +96,14 @@ class Shards(NamedTuple):
     over this axis."""
 
     def cast(self, terms: Any, batch: Any, rows: Any) -> tuple[Any, Any, Any]:
-        """Casts all arrays to types that vary over the mapped axes that the engine needs.
+        """Casts arrays to the types of `jax.shard_map` that the class-wise losses need.
 
-        In `jax.shard_map` the type of an array names the axes over which it varies, that is over
-        which its values differ between devices. If one array varies over another axis than that of
-        the classes, such as the batch over the "data" axis of a mesh, all arrays are cast to vary
-        over it. The rows vary over the axis of the classes. If the batch is split over this axis,
-        the batch and the terms vary over it too. Otherwise, they are the same on all of its
-        devices.
+        In `jax.shard_map` the type of an array names the axes over which it varies, which means
+        that its values may differ between the devices of the axis. If an array varies over another
+        axis than that of the classes, such as the batch over the "data" axis of a mesh, all arrays
+        are cast to vary over it. The rows vary over the axis of the classes. If the batch is split
+        over this axis, the batch and the terms vary over it too. Otherwise, they are the same on
+        all of its devices.
 
         Args:
           terms: the hyper-parameters of the losses.

@@ -17,8 +17,8 @@ class IResNet(Backbone):
 
     A block is BN, conv, BN, PReLU, conv, BN. The first block of each stage has stride 2, and its
     shortcut is a 1 x 1 convolution with BN. BN, the linear feature layer, and a BN without a scale
-    follow the last block. The last map of 112 x 112 images is 7 x 7 x 512. Convolution weights are
-    initialised with standard deviation 0.1.
+    follow the last block. The last feature map of 112 x 112 images is 7 x 7 x 512. Convolution
+    weights are initialised with standard deviation 0.1.
 
     Attributes:
       blocks: number of blocks of each stage.

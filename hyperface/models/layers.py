@@ -140,8 +140,8 @@ class ResidualBlock(nn.Module):
     """A residual block: x + PReLU(conv(PReLU(conv(x)))), with no activation after the sum.
 
     The convolutions are initialised with standard deviation 0.01, so that a fresh block is nearly
-    the identity. The released networks give them biases with learning rate zero, which stay at
-    zero. Here they have no biases.
+    the identity. They have no biases. (In the authors' published networks they have biases that
+    stay at zero.)
 
     Attributes:
       width: number of channels of the input and of both convolutions.

@@ -11,8 +11,8 @@ class LeNet(Backbone):
     """A LeNet of three pairs of convolutions whose feature is small enough to be plotted.
 
     The pairs have 32, 64 and 128 channels, with PReLU after each convolution and max pooling after
-    each pair. The last map of 28 x 28 images is 3 x 3 x 128, and one linear layer computes the
-    feature from it.
+    each pair. The last feature map of 28 x 28 images is 3 x 3 x 128, and one linear layer computes
+    the feature from it.
 
     Attributes:
       feature_dim: size of the feature: 2 to plot it on a plane, 3 in NormFace's MNIST experiment.
@@ -20,9 +20,9 @@ class LeNet(Backbone):
       last_pool: window of the last pool, 2 or 3; its stride is always 2.
       shared_slopes: whether a PReLU layer has one slope for all channels instead of one each.
       feature_bias: whether the feature layer has a bias.
-      feature_init_std: standard deviation of the feature layer's initial weights; None takes
-        Caffe's xavier. With xavier the first features are short, and the gradient of normalisation
-        (NormFace, Eq. 4) is divided by that length.
+      feature_init_std: standard deviation of the feature layer's initial weights; None uses Caffe's
+        xavier initialisation. With it the first features are short, and so the gradient of the
+        normalisation is large, because it is divided by their length (NormFace, Eq. 4).
       feature_prelu: whether a PReLU follows the feature layer.
     """
 
@@ -78,9 +78,9 @@ class PlaneLeNet(Backbone):
 
     Attributes:
       feature_dim: size of the feature: 2 to plot it on a plane.
-      dense_init_std: standard deviation of the initial weights of the two linear layers; None takes
-        Caffe's xavier. The released file has 0.001, with which the features stay near zero for the
-        first thousand steps.
+      dense_init_std: standard deviation of the initial weights of the two linear layers; None uses
+        Caffe's xavier initialisation. The authors' published file uses 0.001, with which the
+        features stay near zero for the first thousand steps.
     """
 
     feature_dim: int = 2

@@ -28,9 +28,9 @@ def max_feature_map(x: jax.Array) -> jax.Array:
 class LightCNN(Backbone):
     """A network of nine convolutions and four pools, with max-feature-map activations.
 
-    The last map of 128 x 128 images is 8 x 8 x 128. Max-feature-map also follows the linear feature
-    layer. Biases are initialised with 0.1. The paper's dropout is between the feature and the
-    classes, so it is a setting of the loss (`SoftmaxTerm.dropout`).
+    The last feature map of 128 x 128 images is 8 x 8 x 128. Max-feature-map also follows the linear
+    feature layer. Biases are initialised with 0.1. The paper's dropout is between the feature and
+    the classes, so it is a setting of the loss (`SoftmaxTerm.dropout`).
 
     Attributes:
       slimmer: number by which the channels of all convolutions are divided, 1 in the paper.

@@ -20,10 +20,11 @@ _OF_HEADS = {"agents", "bias"}
 def has_class_rows(path: tuple[Any, ...], loss: Loss) -> bool:
     """Returns whether an array of a `TrainState` or of part of it has one row per class.
 
-    These are agents (class weights), biases, centers, their momentum, and `distortion`.
+    These are agents (class weights), biases, centers, their momentum, and `TrainState.distortion`.
 
     Args:
-      path: path of the leaf, as `jax.tree_util.tree_map_with_path` gives it.
+      path: path of the leaf in the tree: the tuple of keys that `jax.tree_util.tree_map_with_path`
+        passes to its function.
       loss: the loss, whose terms determine which parameters have one row per class.
     """
     # Dictionaries have entries with a `key`, and dataclasses have entries with a `name`.
@@ -73,7 +74,7 @@ def sample(
     """Draws the classes that take part in a step; returns None if all classes do.
 
     Args:
-      loss: its `sample_rate` is the share of the classes that is drawn; 1 returns None.
+      loss: its `sample_rate` is the share of the classes that is drawn; with 1 the result is None.
       key: random key, the same on every device.
       labels: [batch] class ids of this device's part of the batch.
       num_classes: number of people in the training split.
@@ -83,7 +84,8 @@ def sample(
         draw the same classes.
 
     Returns:
-      The sample: its rows, and for each of this device's examples the place of its class in it.
+      The sample: the rows of its classes, and for each of this device's examples the index of its
+        class in the sample.
     """
     if loss.sample_rate == 1:
         return None

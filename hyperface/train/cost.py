@@ -130,8 +130,8 @@ def memory_estimate(sizes: Sizes, num_devices: int, *, shard_agents: bool) -> Me
 def devices_that_do(sizes: Sizes, limit: int) -> int | None:
     """Returns the smallest number of devices that can train a run with split agents.
 
-    Only numbers that divide the batch evenly are tried. If none is enough, the result is None.
-    Split agents are class weights of which each device has only a part of the rows.
+    With split agents (class weights) each device has only a part of the rows. Only numbers of
+    devices that divide the batch evenly are tried. If none is enough, the result is None.
 
     Args:
       sizes: the sizes of the run.
@@ -159,8 +159,8 @@ def check_memory(sizes: Sizes, num_devices: int, limit: int, *, shard_agents: bo
       The estimate.
 
     Raises:
-      InputError: the run does not fit. The message gives the parts of the memory, and the number of
-        devices that would be enough.
+      InputError: the run does not fit. The message states the parts of the memory, and the number
+        of devices that would be enough.
     """
     found = memory_estimate(sizes, num_devices, shard_agents=shard_agents)
     if found.total <= limit:
@@ -272,7 +272,9 @@ class Traffic(NamedTuple):
 def traffic(
     sizes: Sizes, feature_dim: int, num_devices: int, *, shard_agents: bool, terms: int = 1
 ) -> Traffic:
-    """Estimates the bytes that each device sends in a step, if collectives run in a ring.
+    """Estimates the bytes that each device sends in a step.
+
+    The devices are assumed to form a ring, along which collectives send their data.
 
     For an array of s bytes, a device sends s (n-1)/n bytes in an all-gather or a reduce-scatter,
     and twice as many in an all-reduce. The estimate leaves out a few numbers per example, such as
@@ -282,7 +284,7 @@ def traffic(
       sizes: the sizes of the run.
       feature_dim: number of values of a feature, which is sent in float32.
       num_devices: n, the number of devices.
-      shard_agents: whether agents are split over the devices.
+      shard_agents: whether agents (class weights) are split over the devices.
       terms: number of terms of the loss that have agents; terms that share their agents count once.
 
     Example:

@@ -27,8 +27,8 @@ class DivergenceError(AgreedStop):
     Args:
       step: number of the step.
       message: names the step, the metrics and the groups of parameters that are not finite.
-      updated: whether the update was applied although its result is not finite. The state before it
-        is then lost, and only a checkpoint helps.
+      updated: whether the update was applied although its result is not finite. The state before
+        the update is then lost, and the run can only continue from a checkpoint.
     """
 
     def __init__(self, step: int, message: str, *, updated: bool = False) -> None:
@@ -37,7 +37,9 @@ class DivergenceError(AgreedStop):
 
 
 class Divergences:
-    """Decides what a run does after each step that is not finite, and counts such steps.
+    """Determines what a run does after a bad step, and counts the bad steps.
+
+    A step is bad if one of its metrics is NaN or infinite.
 
     Args:
       on_nan: "stop" raises an error, "skip" leaves out the update of the step, and "rollback" goes
@@ -52,7 +54,9 @@ class Divergences:
         self._counted: set[int] = set()
 
     def passes(self, step: int, metrics: dict[str, float], nonfinite: str) -> bool:
-        """Returns whether a step is finite; False means that the run skips it, which is logged.
+        """Returns True if all metrics of a step are finite, and False if the run skips the step.
+
+        A skipped step is logged.
 
         Args:
           step: number of the step.
@@ -60,8 +64,9 @@ class Divergences:
           nonfinite: names of the groups of parameters that are not finite, for the message.
 
         Raises:
-          DivergenceError: the step is not finite, and the run does not skip it: with "stop" and
-            "rollback", after more than `MAX_LEFT_OUT` such steps, or if the update was applied.
+          DivergenceError: a metric is not finite, and the run does not skip the step. This is so
+            with "stop" and "rollback", after more than `MAX_LEFT_OUT` (10) bad steps, or if the
+            update was applied already.
         """
         try:
             check_finite(step, metrics, nonfinite)
@@ -77,8 +82,9 @@ class Divergences:
         """Returns whether the run goes back to its newest checkpoint after a bad step.
 
         It goes back with "rollback". With "skip" it goes back only if the state before the update
-        is lost. The steps since the checkpoint are then repeated. Those whose updates must be left
-        out are added to `left_out`. After more than `MAX_LEFT_OUT` bad steps the result is False.
+        is lost. The steps since the checkpoint are then repeated. The numbers of the steps whose
+        updates must be left out are added to `left_out`. After more than `MAX_LEFT_OUT` (10) bad
+        steps the result is False.
 
         Args:
           error: the error of the step.
@@ -141,7 +147,7 @@ def all_finite(metrics: dict[str, jax.Array]) -> jax.Array:
 
 
 def select_update(is_finite: jax.Array, new: Any, old: Any) -> Any:
-    """Returns the new arrays if the update is finite, and the old arrays otherwise.
+    """Returns the new arrays if the update is finite, and otherwise the old arrays.
 
     Args:
       is_finite: scalar bool.
@@ -174,7 +180,8 @@ def nonfinite_groups(tree: Any) -> jax.Array:
 def encode_groups(gradients: jax.Array, parameters: jax.Array) -> jax.Array:
     """Packs two results of `nonfinite_groups` into the bits of one int32, a metric of the step.
 
-    Bit i is 1 if the gradients of group i are not finite. The bits of the new values follow.
+    Bit i is 1 if the gradients of group i are not finite. With n groups, bit n + i is 1 if the new
+    values of group i are not finite.
 
     Args:
       gradients: [groups] 1 for each group whose gradients are not finite.

@@ -27,7 +27,8 @@ Leaves = dict[str, jax.Array]
 class AgentState(NamedTuple):
     """The state with which the backward scan updates the agents (class weights) of a head.
 
-    The scan updates agents block by block, and never stores their whole gradient.
+    The backward scan is the loop over blocks of classes that computes the gradient. It updates
+    agents block by block, and never stores their whole gradient.
     """
 
     velocity: jax.Array
@@ -40,7 +41,8 @@ class AgentState(NamedTuple):
 def take(state: TrainState, tree: Any) -> tuple[Any, Leaves]:
     """Takes the arrays [classes, dim] of agents (class weights) out of a tree.
 
-    They are those that the backward scan updates, so that the optimiser does not see them.
+    They are those that the backward scan (the loop over blocks of classes) updates. The optimiser
+    must therefore not see them.
 
     Args:
       state: the state of the run.

@@ -55,12 +55,14 @@ class MetricsLog:
             )
 
     def add(self, step: int, metrics: dict[str, float], *, last: bool = False) -> bool:
-        """Adds the metrics of one step to the means, and returns whether a line is due now.
+        """Adds the metrics of one step to the means.
+
+        Returns whether `write` has to be called now.
 
         Args:
           step: number of the step.
           metrics: name -> value.
-          last: whether it is the last step of the run, after which a line is always due.
+          last: whether it is the last step of the run, after which a line is always written.
         """
         for name, value in metrics.items():
             self._sums[name] = self._sums.get(name, 0.0) + value
@@ -83,13 +85,13 @@ class MetricsLog:
         return line
 
     def skip(self, step: int, *, last: bool = False) -> bool:
-        """Returns whether a line is due after a step that is left out of the means.
+        """Returns whether a line has to be written after a step that is left out of the means.
 
-        A line is not due if no step was added since the previous line.
+        The result is False if no step was added since the previous line.
 
         Args:
           step: number of the step, whose update was not applied.
-          last: whether it is the last step of the run, after which a line is always due.
+          last: whether it is the last step of the run, after which a line is always written.
         """
         return self._steps > 0 and (last or step % self._every == 0)
 
@@ -129,7 +131,7 @@ class RunningMean:
         self._sum, self._count = self._sum + value, self._count + 1
 
     def take(self) -> float | None:
-        """Returns the mean, or None if no value was added, and starts again."""
+        """Returns the mean, or None if no value was added, and starts a new mean."""
         mean = self._sum / self._count if self._count else None
         self._sum, self._count = 0.0, 0
         return mean
@@ -140,12 +142,15 @@ class RunningMean:
 
 
 def run_digest(folder: Path) -> str:
-    """Returns the digest of a run's `metrics.jsonl`, which changes when the run is trained anew."""
+    """Returns the digest of a run's `metrics.jsonl`, which changes if the run is trained again."""
     return digest(folder / "metrics.jsonl")
 
 
 def read_metrics(path: Path) -> list[dict[str, float]]:
-    """Reads the complete lines of a `metrics.jsonl`; a line cut short by a kill is left out."""
+    """Returns the lines of a `metrics.jsonl` as dictionaries, name -> value.
+
+    A last line that was cut short (when the run was killed) is left out. A missing file returns [].
+    """
     if not path.exists():
         return []
     # After the last newline there is nothing, or a line that a kill cut short.

@@ -155,8 +155,8 @@ def checked_split(
       profile_steps: the first and the last step of a profile, counted from 1, or None.
 
     Raises:
-      InputError: the data set is absent or has too few classes, the batch or the classes do not
-        divide among the devices, or the profile's steps are not steps of the run.
+      InputError: the data set is absent or has too few classes, the batch or the classes cannot be
+        split over the devices, or the profile's steps are not steps of the run.
     """
     data = experiment.data
     split = open_experiment_split(data, "train", data_dir)

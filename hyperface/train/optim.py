@@ -45,11 +45,11 @@ class GroupSummary(NamedTuple):
 def make_optimizer(optimizer: Optimizer, loss: Loss, steps: int) -> optax.GradientTransformation:
     """Returns SGD with momentum, which adds weight decay to the gradient before momentum.
 
-    So do NormFace and Ring loss.
+    NormFace and Ring loss use the same rule.
 
-    Each group of parameters has its own factors of learning rate and weight decay (`Groups`). The
-    centers of center loss can follow their paper's rule instead: they move by alpha times their
-    direction, without schedule and momentum.
+    Each group of parameters has its own factors of learning rate and weight decay (`Groups`). With
+    `CenterTerm.rule` "paper" the centers of center loss follow another rule: they move by alpha
+    times `losses.center_direction`, without schedule and momentum.
 
     Args:
       optimizer: the settings of the optimiser.
@@ -182,7 +182,8 @@ def with_updates(opt_state: Any, updates: int) -> Any:
 
     Args:
       opt_state: the state of an optimiser that `make_optimizer` returned.
-      updates: number of updates so far, applied or left out, from which the learning rate follows.
+      updates: number of updates so far, including those that were left out. It determines the
+        learning rate.
     """
 
     def at(path: tuple[Any, ...], leaf: jax.Array) -> jax.Array:
@@ -200,7 +201,7 @@ def parameter_groups(params: Mapping[str, Any]) -> Any:
     The text is "part.group", such as "backbone.kernels", and names the group whose factors of
     learning rate and weight decay apply.
 
-    The part is "backbone" or "head". The group is a field of `Groups`, which follows from the
+    The part is "backbone" or "head". The group is a field of `Groups`, determined by the
     parameter's name; it is "others" for an unknown name.
     """
 

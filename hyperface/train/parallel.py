@@ -36,7 +36,8 @@ def data_parallel_step(
 
     Returns:
       A function (state, batch of NumPy arrays) -> (state, metrics by name). Each device gets an
-      equal, contiguous part of the batch.
+        equal, contiguous part of the batch. The function raises an InputError if the batch cannot
+        be split evenly, and a ValueError if shapes differ from those of its first call.
     """
     devices = list(devices or jax.local_devices())
     mapped = jax.pmap(
@@ -86,8 +87,9 @@ def mesh_step(
 
     Returns:
       A function (state from `on_mesh`, this process's share of the batch) -> (state, metrics by
-      name). The shares are split evenly, in the order of processes and devices. The function has
-      the attribute `lower` of a jitted function.
+      name). Each share is split evenly over the devices of its process; if this is not possible,
+        the function raises an InputError. It raises a ValueError if shapes differ from those of its
+        first call. Like a jitted function, it has the attribute `lower`.
     """
     mesh = make_mesh(devices)
     options = compiler.options(mesh.devices.flat[0].platform)
@@ -198,9 +200,10 @@ def whole_classes(state: TrainState) -> TrainState:
 
 
 def with_padding_unseen(state: TrainState) -> TrainState:
-    """Returns the state with NaN as the distortion of padding rows, which follow the last class.
+    """Returns the state with NaN as the `distortion` of padding rows, which follow the last class.
 
-    NaN marks a class that no batch has had yet, so padding rows do not enter the logged mean.
+    NaN marks a class that was in no batch yet, so the logged mean of `distortion` leaves out
+    padding rows.
     """
     num_classes, sharding = state.network.head.num_classes, state.distortion.sharding
     # A restored array has zeros in its padding.

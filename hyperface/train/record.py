@@ -47,7 +47,7 @@ class Record:
       first_step: number of steps that are done. If it is above 0, the log continues from the
         checkpoint of this step.
       checkpoints: the checkpoints of the run.
-      divergences: decides what happens after a step whose metrics are not finite.
+      divergences: determines what happens after a step whose metrics are not finite.
       progress: shows the metrics of each step to the user.
     """
 

@@ -115,9 +115,9 @@ def check_same_experiment(where: str, found: dict[str, Any], meta: dict[str, Any
 
     Args:
       where: the folder or checkpoint, for the message.
-      found: the record in that folder or checkpoint. Fields that are not in `RUN_META` are not
-        compared. The number of steps may be smaller than in `meta`, since a run that gets more
-        steps continues from its end; with a cosine schedule it may not.
+      found: the record in that folder or checkpoint. Only "experiment", "data" and "init_from" are
+        compared. The number of steps may be smaller than in `meta`, because a run can be continued
+        with more steps. With a cosine schedule it must be the same.
       meta: the record of the run that wants to continue: "experiment", "data", "init_from".
 
     Raises:
@@ -152,7 +152,7 @@ def _grown(found: dict[str, Any], meta: dict[str, Any]) -> dict[str, Any]:
 def differences(found: dict[str, Any], wanted: dict[str, Any]) -> list[str]:
     """Returns one text per field in which two runs differ, with both values, for a message.
 
-    Fields that may change while a run continues (`MAY_CHANGE`) are left out.
+    Fields that do not change the numbers of a run (`shard_agents` and `on_metrics`) are left out.
 
     Args:
       found: the record of the earlier run, nested dictionaries.

@@ -70,7 +70,7 @@ class EmbeddingNetwork(nn.Module):
 
 
 class TrainState(struct.PyTreeNode):
-    """The state of a run. It has no position in the data, which follows from the step."""
+    """The state of a run. The position in the data is not part of it: it follows from the step."""
 
     step: jax.Array
     """Scalar int32, the number of steps that are done."""

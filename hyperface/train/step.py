@@ -29,7 +29,7 @@ def train_step(
     axis_name: str | None = None,
     split_classes: bool = False,
 ) -> tuple[TrainState, Metrics]:
-    """Applies one gradient step of the masked mean loss.
+    """Applies one gradient step of the mean loss over the examples that are not padding.
 
     Under a mapped axis each device gets its part of the batch, and the result is the same as that
     of the whole batch on one device: sums and counts are added over the axis, and then divided.
@@ -55,8 +55,9 @@ def train_step(
     Returns:
       The state after the step, and metrics of the whole batch. From before the update: "loss" and
       each term (means over examples), "feature_norm", the heads' scalars, "gradient_norm" and
-      "examples". From after the update: "parameter_norm" of all updated parameters, which shows
-      whether the new state is finite; "nonfinite", for `divergence.nonfinite_names`; and, if there
+      "examples". From after the update: "parameter_norm" of all updated parameters, which is NaN or
+        infinite if the new state is not finite; "nonfinite", for `divergence.nonfinite_names`; and,
+        if there
       are agents, "distortion": Proposition 3's bound, averaged over the classes seen so far.
     """
     loss, mask = state.network.head.loss, batch["mask"] > 0

@@ -39,7 +39,7 @@ class UnreadableCheckpoint(InputError):
 
 
 class Changed(ValueError):
-    """The error of data that were read, but are not the data that were saved (wrong checksum)."""
+    """The error of data that could be read, but differ from the data that were saved."""
 
 
 _OF_CONTENT = ("NOT_FOUND", "DATA_LOSS", "OUT_OF_RANGE", "FAILED_PRECONDITION", "INVALID_ARGUMENT")
@@ -64,10 +64,10 @@ def read_step(
     step: int | None = None,
     agree: Callable[[str, list[int]], list[int]] = lambda name, steps: steps,
 ) -> T:
-    """Returns `act(step)` for a checkpoint, even if a running training removes some meanwhile.
+    """Reads a checkpoint with `act`, even if a running training removes checkpoints meanwhile.
 
-    If the newest checkpoint disappears while it is read, the training has written a newer one, and
-    that one is read instead.
+    If the newest checkpoint disappears while it is read, the training has written a newer one. That
+    one is then read instead. Returns the result of `act`.
 
     Args:
       folder: the folder of the checkpoints.
@@ -122,12 +122,12 @@ def _steps_left(folder: Path, chosen: int, *, wait: bool) -> list[int]:
 
 @contextlib.contextmanager
 def reading(folder: Path, advice: str = "") -> Iterator[None]:
-    """Raises errors of Orbax, TensorStore and json again as one of two errors; a context manager.
+    """Context manager that converts errors of Orbax, TensorStore and json to one of two errors.
 
     Args:
       folder: folder of the checkpoint, for the message.
-      advice: last sentence of the message about a damaged checkpoint, what the user can do; "" adds
-        none.
+      advice: last sentence of the message about a damaged checkpoint, which says what the user can
+        do; "" adds none.
 
     Raises:
       CorruptCheckpoint: a file that was read is missing, cut short or changed.
@@ -151,8 +151,8 @@ def reading(folder: Path, advice: str = "") -> Iterator[None]:
 def is_damage(error: BaseException) -> bool:
     """Returns whether an error means that a checkpoint's files are missing, cut short or changed.
 
-    Other errors do not show damage. For example, a mistake in the code, or a version of Orbax with
-    other arguments, fails for all checkpoints, which must not be discarded for it.
+    Other errors are not signs of damage. For example, another version of Orbax may raise an error
+    for every checkpoint, and they must not be discarded because of it.
 
     Args:
       error: an error of Orbax, TensorStore, json or the system. The errors that caused it are

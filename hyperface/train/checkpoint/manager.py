@@ -49,7 +49,7 @@ class Checkpoints:
     Each checkpoint contains "state" (parameters, optimiser, random key, step, moving averages) and
     "meta" (the experiment, its data, and a checksum of every array, because Orbax restores flipped
     bits without an error). Saving is asynchronous and atomic: a killed save leaves the previous
-    checkpoint as the newest. A warning is logged for each checkpoint that is not used.
+    checkpoint as the newest. If a checkpoint cannot be used, a warning is logged.
 
     Args:
       folder: the folder of the checkpoints, which contains nothing else. If it is absent, it is
@@ -142,9 +142,10 @@ class Checkpoints:
         return self._best.step
 
     def read(self, act: Callable[[int], T], step: int | None = None) -> T:
-        """Returns `act(step)` for a checkpoint, even if a running training removes some meanwhile.
+        """Reads a checkpoint with `act`, even if a running training removes checkpoints meanwhile.
 
-        If the newest checkpoint disappears while it is read, the next newer one is read instead.
+        Returns the result of `act`. If the newest checkpoint disappears while it is read, the next
+        newer one is read instead.
 
         Args:
           act: a function that reads the checkpoint of a step. It raises InputError if it cannot.
@@ -159,15 +160,15 @@ class Checkpoints:
     def save(
         self, step: int, state: TrainState, meta: dict[str, Any], score: float | None = None
     ) -> None:
-        """Starts to save a checkpoint, and returns when the state was copied from the devices.
+        """Starts to save a checkpoint, and returns once the state is copied from the devices.
 
         Args:
           step: number of steps that are done.
           state: the state after these steps.
           meta: the description of the checkpoint, JSON values by name: the experiment, its data,
-            the position in the log, and so on. A checksum of each array is added.
-          score: decides which checkpoint is the best; lower is better. A checkpoint whose score is
-            None or not finite is never the best.
+            and the position in the log. A checksum of each array is added.
+          score: value by which `best` compares checkpoints; lower is better. A checkpoint whose
+            score is None or not finite is never the best.
 
         Raises:
           InputError: this checkpoint, or the one before it, could not be written. Checkpoints that

@@ -36,8 +36,8 @@ class Stored(NamedTuple):
     folder: Path
     """The folder, whose name is the step."""
     advice: str = ""
-    """Last sentence of the message about a damaged checkpoint, what the user can do; "" adds
-    none."""
+    """Last sentence of the message about a damaged checkpoint, which says what the user can do; ""
+    adds none."""
 
     @property
     def is_whole(self) -> bool:
@@ -137,7 +137,7 @@ class Stored(NamedTuple):
     def reading(self) -> contextlib.AbstractContextManager[None]:
         """Returns a context manager for reading this folder.
 
-        It raises any error of Orbax, TensorStore and json again as a CorruptCheckpoint or an
+        It converts any error of Orbax, TensorStore and json to a CorruptCheckpoint or an
         UnreadableCheckpoint.
         """
         return reading(self.folder, self.advice)
