@@ -40,6 +40,30 @@ def losses_with_bound(curves: Mapping[str, Curve]) -> Figure:
     return figure
 
 
+def losses_below_a_guess(groups: Mapping[str, Mapping[str, Curve]], guess: float) -> Figure:
+    """Draws the softmax losses of trainings that have hardly begun, and how far below a guess.
+
+    Such losses are of one size, so the y axis is linear, and it begins at zero. Dotted lines are
+    the lower bounds (NormFace, Proposition 2); a grey one is the loss of a guess.
+
+    Args:
+      groups: title of a panel -> name of a training -> the lines of its `metrics.jsonl`.
+      guess: the loss of a guess in nats, the logarithm of the number of classes.
+    """
+    figure, every = panels(1, len(groups), share=True)
+    for axes, (title, curves) in zip(every, groups.items(), strict=True):
+        for style, (name, lines) in zip(line_styles(curves), curves.items(), strict=True):
+            _draw(axes, lines, "softmax", style, name)
+            if "softmax_bound" in lines[0]:
+                _draw(axes, lines, "softmax_bound", _dotted(style))
+        axes.axhline(guess, color=GREY, linestyle=":")
+        # Room for the legend above the losses: below them are the bounds, which it would hide.
+        axes.set(title=title, ylim=(0.0, 1.7 * guess))
+        axes.legend(loc="upper right", ncols=2)
+    every[0].set(ylabel="softmax loss (nats)")
+    return figure
+
+
 def scales(curves: Mapping[str, Curve]) -> Figure | None:
     """Draws the scale s of the logits, and the radius R of Ring loss, against the step.
 

@@ -6,6 +6,7 @@ lowers the bound.
 """
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -19,6 +20,8 @@ from hyperface.reproduce.item import Context, Entry, Measured, Outcome
 from hyperface.reproduce.runs import ACCURACY
 from hyperface.train.logs import read_metrics
 
+CLASSES = 2733
+"""Number of people in the training set faces56."""
 RATES = (0.2, 0.02, 0.002)
 SCALES = (4, 8, 16, 32)
 WITHOUT_SCALE = {f"no scale, rate {rate:g}": f"faces56-no-scale-{rate:g}" for rate in RATES}
@@ -79,9 +82,18 @@ def convergence(context: Context) -> Measured:
     entries += [Entry.claim(row, holds) for row, holds in claims.items() if holds]
     missing = {row: "no seed is that of a run of each row" for row in claims if not claims[row]}
     first = {row: next(iter(by_seed.values())).metrics for row, by_seed in found.items()}
-    drawn = training_figures.losses_with_bound(first)
+    groups = {
+        "No scale, and a learned one": [*WITHOUT_SCALE, LEARNED],
+        "Fixed scales, and no normalisation": [*FIXED, PLAIN],
+    }
+    drawn = training_figures.losses_below_a_guess(
+        {title: {row: first[row] for row in rows} for title, rows in groups.items()},
+        math.log(CLASSES),
+    )
     steps = f"{first[PLAIN][-1]['step']:,.0f} steps"
-    scale = f"2,733 people, from random weights, {steps}; the final loss is of training batches"
+    scale = (
+        f"{CLASSES:,} people, from random weights, {steps}; the final loss is of training batches"
+    )
     outcome = Outcome(entries, scale, missing=missing)
     return outcome, {"Loss and its lower bound, of the first seed": drawn}
 
