@@ -103,7 +103,7 @@ def merged(
       mirror: one of:
 
         - "none": no mirror image
-        - "sum": the sum of both features (NormFace, 5.1)
+        - "sum": the sum of both features (NormFace, section 5.1)
         - "max": the element-wise maximum, as in the network that the NormFace authors published
         - "concat": both features one behind the other, [batch, 2 dim]
 

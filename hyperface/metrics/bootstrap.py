@@ -112,8 +112,9 @@ def bootstrap_figures(
 ) -> dict[str, Interval]:
     """Returns confidence intervals of several scores, all from the same resamples of the people.
 
-    `draws[i]` of all intervals belongs to the same resample, so that scores can be compared draw by
-    draw. How people and pairs are resampled is described in `bootstrap_people`.
+    Element i of the field `draws` belongs to the same resample in all returned intervals, so that
+    scores can be compared resample by resample. How people and pairs are resampled is described in
+    `bootstrap_people`.
 
     Args:
       statistics: name of the score -> function that computes it for one resample, from [pairs]

@@ -3,7 +3,7 @@
 A calibration turns a similarity into a log-likelihood ratio: the logarithm of how much more often
 such a similarity comes from two images of one person than from two people. Same and different pairs
 weigh equally here, so that the result does not depend on how many pairs of each kind there are.
-`Logistic.probability` adds the prior of the user.
+`Logistic.probability` takes the prior of the user into account: the expected share of same pairs.
 """
 
 from collections.abc import Mapping, Sequence
@@ -90,7 +90,7 @@ class Isotonic(NamedTuple):
 
 
 class Quality(NamedTuple):
-    """How good the probabilities of a calibration are, measured on other people."""
+    """How good the probabilities are, measured on people that the calibration was not fitted on."""
 
     cllr: float
     """Cost of the log-likelihood ratio, in bits lost per pair: 0 is perfect, and 1 is the cost of
@@ -100,10 +100,11 @@ class Quality(NamedTuple):
 
 
 class Reliability(NamedTuple):
-    """A reliability diagram: is the share of same pairs among pairs with probability p equal to p?
+    """A reliability diagram: computed probabilities against observed shares of same pairs.
 
-    Pairs are divided into bins by their probability; empty bins are left out. All same pairs
-    together weigh as much as all different pairs together.
+    Pairs are divided into bins by their probability; empty bins are left out. For good
+    probabilities, `stated` and `observed` are equal in each bin. All same pairs together weigh as
+    much as all different pairs together.
     """
 
     stated: np.ndarray
@@ -122,8 +123,8 @@ class Reliability(NamedTuple):
 class Calibration(NamedTuple):
     """A calibration of similarities: thresholds for decisions, and functions for probabilities.
 
-    It is fitted on pairs of some people (`calibrate`) and checked on pairs of other people
-    (`measured_on`).
+    `calibrate` fits it on pairs of some people. `measured_on` then measures its error rates on
+    pairs of people who are in none of these pairs.
     """
 
     points: tuple[OperatingPoint, ...]
@@ -138,8 +139,9 @@ class Calibration(NamedTuple):
     num_different: int
     """Number of different pairs that the calibration was fitted on."""
     quality: Mapping[str, Quality] = MappingProxyType({})
-    """Quality of the probabilities on other people, under the keys "similarity as probability" (the
-    baseline (1 + cosine) / 2), "logistic" and "isotonic"; empty before `measured_on`."""
+    """Quality of the probabilities on people that the calibration was not fitted on, under the keys
+    "similarity as probability" (the baseline (1 + cosine) / 2), "logistic" and "isotonic"; empty
+    before `measured_on`."""
 
     def measured_on(self, scores: np.ndarray, same: np.ndarray) -> "Calibration":
         """Returns a copy in which the measured rates of all points and `quality` are filled in.

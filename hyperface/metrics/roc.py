@@ -47,8 +47,8 @@ class Det(NamedTuple):
 def roc(scores: Scores, same: Same) -> Roc:
     """Returns the ROC curve over all distinct scores.
 
-    It takes about 50 bytes of memory per pair. `true_accept_rate` computes only rates, with 8 bytes
-    per pair, and `streaming.ScoreStream` computes the curve for any number of pairs.
+    This function takes about 50 bytes of memory per pair. `true_accept_rate` computes only rates,
+    with 8 bytes per pair, and `streaming.ScoreStream` computes the curve for any number of pairs.
 
     Args:
       scores: [pairs] similarities, higher for more alike.
@@ -138,7 +138,7 @@ def true_accept_rate(
 
 
 def tar_at_far(scores: Scores, same: Same, far: float, *, rule: Rule = "strict") -> float:
-    """Returns the true accept rate at a false accept rate (FAR), with `impostor_threshold`.
+    """Returns the true accept rate at the threshold for a false accept rate (FAR).
 
     With `rule` "strict", it is the true accept rate at the lowest threshold whose measured false
     accept rate is at most `far`.
@@ -171,7 +171,8 @@ def tar_at_far(scores: Scores, same: Same, far: float, *, rule: Rule = "strict")
 def eer(curve: Roc) -> float:
     """Returns the equal error rate: the FAR at which FAR = 1 - TAR.
 
-    It is interpolated linearly between the two points of the curve around it.
+    If no point of the curve has exactly FAR = 1 - TAR, the rate is interpolated linearly between
+    the two points where FAR passes 1 - TAR.
 
     Example:
       >>> eer(roc(np.array([0.9, 0.8, 0.3, 0.1]), np.array([True, False, True, False])))

@@ -83,6 +83,8 @@ class Probes:
     def score(self, block: np.ndarray, rows: int) -> ScoredBlock:
         """Starts to compute the scores of a block on the device, and returns at once.
 
+        The arrays of the returned `ScoredBlock` are JAX arrays that may still be computed.
+
         Args:
           block: [at most `rows`, dim] float32 features of gallery images, of any length.
           rows: number of rows to which the block is padded, a multiple of GROUP (64). Give the same

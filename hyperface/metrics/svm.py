@@ -25,9 +25,9 @@ def svm_threshold(scores: Scores, same: Same) -> float:
     """Returns the threshold that a linear SVM chooses, as NormFace's published code does.
 
     The SVM separates same pairs from different pairs by their score alone. It is libsvm's C-SVC
-    with C = 1 and no shrinking, on the unscaled scores. The threshold is the score at which the
-    value of its decision function is 0. If same pairs do not score higher than different pairs, the
-    threshold is -inf, which accepts every pair.
+    with C = 1 and without libsvm's shrinking heuristic, on the unscaled scores. The threshold is
+    the score at which the value of its decision function is 0. If same pairs do not score higher
+    than different pairs, the threshold is -inf, which accepts every pair.
 
     Args:
       scores: [pairs] similarities of the pairs on which the threshold is chosen.
@@ -106,7 +106,7 @@ THRESHOLD_STEPS = {
 
 
 def histogram_intersection(a: Histograms, b: OtherHistograms) -> Intersections:
-    """Returns the histogram intersection kernel of section 5.3 of NormFace.
+    """Returns the histogram intersection kernel (NormFace, section 5.3).
 
         K(a, b) = sum_i min(a_i, b_i) = (sum_i a_i + sum_i b_i - sum_i |a_i - b_i|) / 2
 
@@ -139,8 +139,8 @@ def histogram_intersection(a: Histograms, b: OtherHistograms) -> Intersections:
 def kernel_decisions(kernel: Kernel, same: Same, test: Tested) -> Decisions:
     """Fits an SVM on some pairs, and returns its decision values for the held-out pairs.
 
-    The SVM is libsvm's C-SVC on a precomputed kernel, with C = 1 and no shrinking, as in NormFace's
-    published code.
+    The SVM is libsvm's C-SVC on a precomputed kernel, with C = 1 and without libsvm's shrinking
+    heuristic, as in NormFace's published code.
 
     Args:
       kernel: [pairs, pairs] kernel value of each pair with each pair, such as the

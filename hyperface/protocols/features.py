@@ -146,7 +146,7 @@ def check(named: NamedFeatures, origin: str) -> NamedFeatures:
       origin: the file or network that the features come from, for the error message.
 
     Returns:
-      The same names and features, where the features are floats of at least 32 bits.
+      The same names and features, with the features converted to floats of at least 32 bits.
 
     Raises:
       InputError: names and features differ in number, a name is repeated, a feature is zero or not

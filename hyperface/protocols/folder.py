@@ -68,7 +68,8 @@ def split_people(people: np.ndarray, seed: int = 0) -> np.ndarray:
       seed: seed of the shuffle.
 
     Returns:
-      [people] bool, True for the half on which thresholds and probabilities are fitted.
+      [people] bool: element p is True if person p is in the half on which thresholds and
+      probabilities are fitted.
 
     Example:
       >>> first = split_people(np.array([0, 0, 1, 1, 2, 3]))

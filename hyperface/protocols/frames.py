@@ -112,7 +112,8 @@ def video_similarities(
       [0.5] [1.] [50 99]
 
     References:
-      Wang et al., NormFace: L2 Hypersphere Embedding for Face Verification, ACM MM 2017, 5.3.
+      Wang et al., NormFace: L2 Hypersphere Embedding for Face Verification, ACM MM 2017, section
+      5.3.
     """
     first, second = checked_columns(first=first, second=second)
     first, second = (positions(videos.ids, ids, "video") for ids in (first, second))
@@ -203,7 +204,8 @@ def verify_videos(
         "grid" or unknown.
 
     References:
-      Wang et al., NormFace: L2 Hypersphere Embedding for Face Verification, ACM MM 2017, 5.3.
+      Wang et al., NormFace: L2 Hypersphere Embedding for Face Verification, ACM MM 2017, section
+      5.3.
     """
     # The grid is of squared distances, and the similarities of frames are cosines.
     known = [name for name in THRESHOLDS if name != "grid"]

@@ -76,8 +76,9 @@ class Settings:
     """Whether the images of a template that belong to one medium, such as a video, are first
     averaged to one image."""
     template_rule: TemplateRule | None = None
-    """insightface's rule that merges the images of a template into one feature, on IJB-B and IJB-C.
-    It replaces `gammas` and `pool_media`. With None those two say how images are merged."""
+    """Rule of insightface, one of `TEMPLATE_RULES`, that merges the images of a template into one
+    feature, on IJB-B and IJB-C. It replaces `gammas` and `pool_media`. With None, `gammas` and
+    `pool_media` determine how images are merged."""
     pairs: Path | None = None
     """The file that lists the pairs, for the protocol `pairs`; None means the file `pairs.csv` in
     the folder of the data set."""
@@ -131,7 +132,8 @@ class Settings:
         rules.
 
         Args:
-          default: key in `pair_rules.PRESETS` of the rules that are used if `rules` is None.
+          default: key in `pair_rules.PRESETS`, such as "plain" or "normface", of the rules that are
+            used if the field `rules` is None.
         """
         rules = self.video_rules(default)
         # 0 asks for no PCA, which the rules express by None.
@@ -143,7 +145,8 @@ class Settings:
         They are the field `rules`; the field `pca` is not used.
 
         Args:
-          default: key in `pair_rules.PRESETS` of the rules that are used if `rules` is None.
+          default: key in `pair_rules.PRESETS`, such as "plain" or "normface", of the rules that are
+            used if the field `rules` is None.
         """
         return self.rules or PRESETS[default]
 

@@ -1,4 +1,4 @@
-"""Defines the result of a protocol: scores, procedure, curves and the worst mistakes."""
+"""Defines the result of a protocol: scores, how they were computed, curves, worst mistakes."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace

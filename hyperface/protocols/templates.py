@@ -172,7 +172,8 @@ def template_scores(
       [8. 0.]
 
     References:
-      Zheng et al., Ring loss: Convex Feature Normalization for Face Recognition, CVPR 2018, 4.
+      Zheng et al., Ring loss: Convex Feature Normalization for Face Recognition, CVPR 2018, section
+      4.
     """
     first, second = checked_columns(first=first, second=second)
     first, second = (positions(templates.ids, ids, "template") for ids in (first, second))

@@ -47,8 +47,9 @@ def protocol_tables(
     """Returns the tables of all protocols.
 
     After the scores of a protocol come its tables of thresholds, probabilities, feature norms and
-    groups, if the result has these data. If the factors in `areas` of protocols with measured norms
-    differ, the last table compares the feature norms at these resolutions.
+    groups, if the result has these data. The last table compares the feature norms at several
+    resolutions. It is left out unless feature norms were measured at two or more different factors
+    in `areas`.
 
     Args:
       titles: name of a protocol -> its title.
