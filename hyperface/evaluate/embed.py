@@ -22,9 +22,11 @@ MIRROR_STEPS = {
     "max": "features of image and mirror image merged by max",
     "concat": "features of image and mirror image concatenated",
 }
-"""What the procedure in a report says about each way to merge features."""
+"""Way to merge features -> the words for it in the text of a report that describes the
+computation."""
 PIXEL_STEP = "(pixel - 127.5) / 128"
-"""What the procedure in a report says about the pixel values that a network takes."""
+"""Words, in the text of a report that describes the computation, for the pixel values of a
+network."""
 
 
 class Devices:
@@ -49,7 +51,7 @@ class Devices:
         return jax.device_put(jax.device_get(tree))
 
     def split(self, images: np.ndarray) -> Images:
-        """Returns a batch of images on the default device, as a whole."""
+        """Returns a batch of images, undivided, on the default device."""
         return jnp.asarray(images)
 
     def gather(self, tree: Any) -> Any:

@@ -37,7 +37,7 @@ class Logistic(NamedTuple):
     def log_ratio(self, scores: np.ndarray | float) -> np.ndarray:
         """Returns the natural logarithm of the likelihood ratio, in the shape of the scores.
 
-        It is above 0 where one person is more likely than two.
+        The result is above 0 where one person is more likely than two.
 
         Args:
           scores: similarities.
@@ -166,7 +166,7 @@ class Calibration(NamedTuple):
         """Returns a copy whose points have confidence limits of the measured false accept rate.
 
         Args:
-          limits: requested rate, `OperatingPoint.far` -> (low, high), which become the point's
+          limits: requested rate (`OperatingPoint.far`) -> (low, high), which become the point's
             `measured_far_low` and `measured_far_high`. A point whose rate is missing gets None for
             both.
         """
@@ -189,7 +189,8 @@ def calibrate(scores: np.ndarray, same: np.ndarray, fars: Sequence[float]) -> Ca
         of the different pairs, and one wrongly rejects at most this share of the same pairs.
 
     Raises:
-      ValueError: a score is not finite, lengths differ, or there are no same or no different pairs.
+      ValueError: a score is not finite, lengths differ, there are no same or no different pairs, or
+        an error rate is outside [0, 1].
 
     Example:
       >>> found = calibrate(np.array([0.9, 0.7, 0.3, 0.1]), np.array([1, 1, 0, 0]), [0.5])
@@ -301,8 +302,8 @@ def cllr(probabilities: np.ndarray, same: np.ndarray) -> float:
 
         Cllr = (mean over same of log2(1 + 1/LR) + mean over different of log2(1 + LR)) / 2
 
-    LR is the likelihood ratio of a pair, p / (1 - p) for the probability p. "Same" are the pairs of
-    one person, "different" the pairs of two people. 0 is perfect, and 1 is the cost of a
+    p is the probability of a pair, and LR = p / (1 - p) is its likelihood ratio. "Same" are the
+    pairs of one person, "different" the pairs of two people. 0 is perfect, and 1 is the cost of a
     probability of 0.5 (LR = 1) for every pair.
 
     Args:
@@ -338,7 +339,8 @@ def reliability(probabilities: np.ndarray, same: np.ndarray, bins: int = BINS) -
       probabilities: [pairs] probability, in [0, 1], that the pair shows one person, if same and
         different pairs are equally frequent.
       same: [pairs] bool, or 0 and 1.
-      bins: number of bins of equal width over [0, 1]; the result leaves out empty bins.
+      bins: number of bins of equal width over [0, 1], 15 by default; the result leaves out empty
+        bins.
 
     Raises:
       ValueError: lengths differ, a probability is outside [0, 1], or there are no same or no

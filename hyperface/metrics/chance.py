@@ -1,7 +1,7 @@
 """Warns of scores that are no better than chance, for example because names and features differ.
 
-A file of features and a list of image names belong together row by row. If their order differs, all
-scores are those of a guess.
+A file of features and a list of image names belong together row by row. If the names are in another
+order than the features, all scores are as low as those of a guess.
 """
 
 import numpy as np

@@ -144,7 +144,8 @@ def blufr(
         "blufr" is the k-th highest of them, where k = FAR N is rounded, as in BLUFR's own code.
         "strict", the rule of all other protocols of this package, rounds k down, and sets the
         threshold just above the (k + 1)-th highest. The measured rate is then never above FAR.
-      verification_fars: false accept rates in [0, 1] at which pairs are verified.
+      verification_fars: false accept rates in [0, 1] of verification: shares of the different pairs
+        that are accepted.
       identification_fars: false accept rates in [0, 1] of identification: shares of the probes
         without a mate that are accepted.
       ranks: ranks at which the detection and identification rate (DIR) is computed, from 1.

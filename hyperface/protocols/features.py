@@ -192,7 +192,8 @@ def read_features(path: Path) -> NamedFeatures:
         the same name with one image name per line.
 
     Returns:
-      The features. Their `steps` name the file, and `norms` is None if the file has no norms.
+      The features. The field `steps` of the result names the file, and `norms` is None if the file
+      has no norms.
 
     Raises:
       InputError: the file has neither form, names and features differ in number, a name is

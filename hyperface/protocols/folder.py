@@ -44,7 +44,7 @@ there are more, this many are drawn at random."""
 RESAMPLES = 1000
 """Number of bootstrap resamples of people for the intervals, unless the user names a number."""
 FEW_PEOPLE = 20
-"""Number of test people below which the procedure has a warning."""
+"""If there are fewer test people than this number, the `steps` of the result have a warning."""
 
 
 class Half(NamedTuple):

@@ -91,7 +91,7 @@ def video_similarities(
 ) -> VideoSimilarities:
     """Computes the cosines of all frames of one video with all of the other, for each video pair.
 
-    Only the mean, the maximum and the histogram of the cosines of a pair are kept.
+    The result has only the mean, the maximum and the histogram of the cosines of each pair.
 
     Args:
       videos: as `group_frames` returns them.

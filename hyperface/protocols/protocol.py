@@ -46,14 +46,13 @@ class Settings:
     """
 
     rules: PairRules | None = None
-    """Rules that decide whether a pair of images or videos shows one person: what is subtracted,
-    the similarity, and how the threshold is fitted. None means the protocol's
-    default in `pair_rules.PRESETS`: "plain" for CFP, and "normface" for other lists of pairs. The
-    command's option is --preset."""
+    """Rules by which a pair of images or videos is called "same" or "different": whether the mean
+    feature is subtracted, the PCA, the similarity, and how the threshold is fitted. None means the
+    protocol's default in `pair_rules.PRESETS`: "plain" for CFP, and "normface" for other lists of
+    pairs. The command's option is --preset."""
     pca: float | int | None = None
     """PCA for lists of image pairs: the share of variance in (0, 1), or the number of dimensions,
-    to keep. It replaces the `pca` of the rules. 0 means no PCA; None leaves the rules as they
-    are."""
+    to keep. This value replaces `rules.pca`. 0 means no PCA; with None, `rules.pca` is used."""
     bootstrap: int | None = None
     """Number of bootstrap resamples of people, from which confidence intervals are computed; 0
     computes none. None means the protocol's default, which is 0 for pair lists."""
@@ -128,8 +127,8 @@ class Settings:
     def pair_rules(self, default: str = "normface") -> PairRules:
         """Returns the rules by which a pair of images is called "same" or "different".
 
-        They are the field `rules`. If the field `pca` is not None, it replaces the PCA of these
-        rules.
+        They are the field `rules`. If the field `pca` of the settings is not None, its value
+        replaces the PCA of these rules.
 
         Args:
           default: key in `pair_rules.PRESETS`, such as "plain" or "normface", of the rules that are

@@ -239,9 +239,9 @@ def over_snapshots(results: Sequence[Result]) -> Result:
     """Averages the scores of one protocol over several checkpoints, and adds their spread.
 
     The spread is the standard deviation over checkpoints. The fields `pairs`, `intervals` and
-    `calibration` are left out, and other fields such as `curves` and `groups` are those of the last
-    checkpoint. A sentence of `steps` that is not the same for all checkpoints begins with the
-    number of its checkpoint, such as "snapshot 1: ".
+    `calibration` of the returned result are empty, and other fields such as `curves` and `groups`
+    are those of the last checkpoint. A sentence of `steps` that is not the same for all checkpoints
+    begins with the number of its checkpoint, such as "snapshot 1: ".
 
     Args:
       results: one result per checkpoint, in the order of the checkpoints.

@@ -51,8 +51,8 @@ def panels(
 
     Args:
       rows: number of rows of axes.
-      columns: number of axes per row. The figure has the width of one or two full axes. More than
-        two axes per row share the width of two.
+      columns: number of axes per row. A figure with two or more axes per row has twice the width of
+        a figure with one; the axes of a row share this width equally.
       height: height of the whole figure in inches.
       share: whether all axes have the same limits in x and in y.
     """

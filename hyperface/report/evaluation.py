@@ -95,10 +95,10 @@ def write_evaluation(
 ) -> None:
     """Writes the results of an evaluation into a folder.
 
-    The files are `evaluation.json` with all scores, the page `evaluation.html`, and its figures. A
-    protocol that scores a list of pairs also has a file with the score of each pair, and whether it
-    was classified correctly.
-    If the folder is inside the run's folder, the page of the run then links to the evaluation.
+    The files are `evaluation.json` with all scores, the page `evaluation.html`, and its figures.
+    For a protocol that scores a list of pairs, a further file has the score of each pair, and
+    whether the pair was classified correctly. If the folder is inside the run's folder, the page of
+    the run then links to the evaluation.
 
     Args:
       folder: folder that receives the files.
