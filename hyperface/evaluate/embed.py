@@ -83,7 +83,7 @@ def embedder(
 ) -> Callable[[Any, Images], tuple[jax.Array, jax.Array]]:
     """Returns a jitted function (parameters, images) -> (features, norms) for `embed_split`.
 
-    It is the function that `merged` returns, compiled with this library's compiler options.
+    The returned function is that of `merged`, compiled with this library's compiler options.
 
     Args:
       apply: function (parameters, images [batch, height, width, channels]) -> features

@@ -155,7 +155,7 @@ def evaluate_pixels(
 ) -> Result:
     """Scores verification by the cosine of raw pixels, a baseline that every network must beat.
 
-    It runs the verification protocol, whatever the experiment's own protocol is.
+    This function runs the verification protocol, even if the experiment names another protocol.
 
     Args:
       experiment: the settings, which name the test split and the number of folds.

@@ -438,8 +438,8 @@ def difference_of_means(
 
     Args:
       first: [seeds, people] score of each person by the first method, one row per training seed.
-      second: [seeds, people] score by the second method. It is [1, people] if one network of the
-        second method is compared with the networks of all seeds.
+      second: [seeds, people] score by the second method. The shape is [1, people] if one network of
+        the second method is compared with the networks of all seeds.
       weights: [people] weight of each person; None weighs all people equally.
       draws: number of resamples.
 

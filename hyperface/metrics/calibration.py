@@ -68,8 +68,8 @@ class Logistic(NamedTuple):
 class Isotonic(NamedTuple):
     """A calibration by a rising curve: straight lines between points.
 
-    It turns a similarity into a probability. Below the first point and above the last one, the
-    probability is constant.
+    The curve turns a similarity into a probability. Below the first point and above the last one,
+    the probability is constant.
     """
 
     scores: np.ndarray
@@ -289,7 +289,7 @@ def fit_isotonic(scores: np.ndarray, same: np.ndarray) -> Isotonic:
 def cosine_as_probability(scores: np.ndarray) -> np.ndarray:
     """Returns (1 + cosine) / 2, which is often used as a probability without any calibration.
 
-    It is the baseline that a calibration must beat.
+    This value is the baseline that a calibration must beat.
 
     Args:
       scores: cosines, of any shape.

@@ -35,8 +35,9 @@ BLOCK_BYTES = 28 * 2**20
 class MegaFace(NamedTuple):
     """Search and verification results of MegaFace's protocol.
 
-    Probes are images of people of whom there are several images. Distractors are images of other
-    people. A search looks for another image of the probe's person (the mate) among all distractors.
+    Probes are images of people of whom there are several images. Distractors are images of people
+    whom no probe shows. A search looks for another image of the probe's person (the mate) among all
+    distractors.
     """
 
     cmc: AtRanks

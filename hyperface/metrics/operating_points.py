@@ -1,4 +1,4 @@
-"""Operating points: the two thresholds for an error rate, and the rates measured on other pairs."""
+"""Operating points: two thresholds for an error rate, and the error rates that they have."""
 
 from collections.abc import Sequence
 from typing import Literal, NamedTuple
@@ -104,9 +104,10 @@ def operating_points(
 
 
 def measured(point: OperatingPoint, scores: np.ndarray, same: np.ndarray) -> OperatingPoint:
-    """Returns a copy of an operating point with its error rates on other pairs filled in.
+    """Returns a copy of an operating point with its error rates on the given pairs filled in.
 
-    These are `measured_far`, `measured_tar` and `measured_frr`; the confidence limits stay.
+    The fields `measured_far`, `measured_tar` and `measured_frr` are set. The confidence limits of
+    the copy are those of `point`.
 
     Args:
       point: the operating point.

@@ -23,8 +23,8 @@ class OpenSet(NamedTuple):
     """[probes with a mate] score of the mate; if there are several mates, the highest of their
     scores."""
     ranks: MatedRanks
-    """[probes with a mate] rank of the same mate among the gallery images of other people, from 1
-    (the best)."""
+    """[probes with a mate] rank of the same mate, from 1 (the best), among the gallery images of
+    people other than the probe's person."""
     impostor_scores: ImpostorScores
     """[probes without a mate] highest score of all gallery images."""
 
@@ -33,9 +33,9 @@ def open_set(scores: ProbeScores, gallery_labels: ArrayLike, probe_labels: Array
     """Searches each probe in a gallery that contains only some of the probes' people.
 
     `dir_at_far` computes rates from the result. The rank of a mate (a gallery image of the probe's
-    person) is one more than the number of gallery images of other people that score at least as
-    high: ties count against the probe. (BLUFR's published code ranks equal scores by their order in
-    the gallery.)
+    person) is one more than the number of gallery images that show another person than the probe
+    and score at least as high as the mate: ties count against the probe. (BLUFR's published code
+    ranks equal scores by their order in the gallery.)
 
     Args:
       scores: [probes, gallery] similarities.

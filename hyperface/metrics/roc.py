@@ -31,7 +31,7 @@ class Roc(NamedTuple):
 class Det(NamedTuple):
     """A detection error trade-off (DET) curve: the two error rates at each threshold.
 
-    It is usually drawn on normal deviate axes.
+    The curve is usually drawn on axes that are scaled by the normal quantile function.
     """
 
     far: Points
@@ -189,8 +189,8 @@ def eer(curve: Roc) -> float:
 def auc(curve: Roc) -> float:
     """Returns the area under the ROC curve.
 
-    It is the probability that a random same pair scores higher than a random different pair, where
-    equal scores count one half.
+    The area is the probability that a random same pair scores higher than a random different pair,
+    where equal scores count one half.
 
     Example:
       >>> auc(roc(np.array([0.9, 0.8, 0.3, 0.1]), np.array([True, False, True, False])))

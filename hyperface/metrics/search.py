@@ -82,9 +82,11 @@ class Probes:
         self._lost = lost
 
     def score(self, block: np.ndarray, rows: int) -> ScoredBlock:
-        """Starts to compute the scores of a block on the device, and returns at once.
+        """Starts to compute the scores of a block on the device, and returns without waiting for
+        them.
 
-        The arrays of the returned `ScoredBlock` are JAX arrays that may still be computed.
+        The arrays in the returned `ScoredBlock` are JAX arrays. JAX waits for the scores when the
+        caller reads them.
 
         Args:
           block: [at most `rows`, dim] float32 features of gallery images, of any length.

@@ -116,8 +116,8 @@ class ScoreStream:
     def threshold(self, far: ArrayLike, *, rule: Rule = "strict") -> OfRates:
         """Returns the threshold for each false accept rate, in the shape of `far`.
 
-        It is exact for rates up to `exact_far`. For higher rates it is an edge of a histogram bin
-        near the exact threshold.
+        The threshold is exact for rates up to `exact_far`. For higher rates it is an edge of a
+        histogram bin near the exact threshold.
 
         Args:
           far: one false accept rate in [0, 1], or an array of them.

@@ -1,4 +1,4 @@
-"""Defines and reads features with the names of their images, from this library or any other."""
+"""Defines features with the names of their images, and reads them from files of any program."""
 
 import difflib
 import hashlib
@@ -85,7 +85,7 @@ class NamedFeatures(NamedTuple):
 def nearest_hint(name: str, known: Sequence[str]) -> str:
     """Returns text for the end of an error message: "; the nearest name is 'NAME'", or "".
 
-    It is "" if no known name is similar. Only the first 20,000 known names are compared.
+    The result is "" if no known name is similar. Only the first 20,000 known names are compared.
 
     Args:
       name: the unknown name.

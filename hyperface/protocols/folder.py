@@ -1,7 +1,8 @@
 """Scores verification on all pairs of the user's own images, with the people in two halves.
 
 The thresholds and the calibration are fitted on the pairs of one half and measured on those of the
-other. No person is in both halves, so that the measured rates are those of unknown people.
+other. No person is in both halves, so that the rates are measured on people to whom nothing was
+fitted.
 """
 
 from collections.abc import Sequence

@@ -82,7 +82,8 @@ class Settings:
     """The file that lists the pairs, for the protocol `pairs`; None means the file `pairs.csv` in
     the folder of the data set."""
     distractors: Distractors | None = None
-    """Features of the distractors, which the protocol `megaface` requires; others ignore them."""
+    """Features of the distractors. The protocol `megaface` requires them, and all other protocols
+    ignore them."""
     probe_list: Path | None = None
     """The file of MegaFace's list of probes; with None all images are probes."""
     distractor_list: Path | None = None
@@ -199,8 +200,8 @@ class Protocol:
     settings do not fit. The evaluation calls it before it computes any features. None if all
     settings fit."""
     has_distractors: bool = False
-    """Whether the user has to give features of distractors by --distractors. These are images of
-    other people, which are added to the gallery in which probes are searched."""
+    """Whether the user has to give features of distractors by --distractors. Distractors are images
+    of people whom no probe shows. They are added to the gallery in which probes are searched."""
 
     def files(
         self,

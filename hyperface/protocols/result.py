@@ -168,8 +168,8 @@ def _curve(curve: Roc) -> dict[str, list[float]]:
 def pair_counts(*same: np.ndarray) -> dict[str, int | list[int]]:
     """Returns the numbers of pairs under the keys "same pairs" and "different pairs".
 
-    It has the form of `Result.counts`. With one array the values are numbers, and with several
-    arrays they are lists of one number per array.
+    The returned dict can be used as `Result.counts`. With one array the values are numbers, and
+    with several arrays they are lists of one number per array.
 
     Args:
       same: one array per split (part of the protocol): [pairs] bool, True where both images show

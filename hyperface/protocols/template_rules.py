@@ -1,4 +1,4 @@
-"""Defines rules of other projects that merge images into templates, as plain data."""
+"""Defines the rules by which the insightface project merges images into templates."""
 
 from typing import NamedTuple
 

@@ -85,7 +85,7 @@ def line_styles(named: Mapping[str, object]) -> list[Style]:
 
 
 def legend_below(figure: Figure, columns: int) -> None:
-    """Adds one legend below all panels of a figure. It has every label of the panels, each once.
+    """Adds one legend below all panels of a figure, with each label of the panels once.
 
     Args:
       figure: the figure. If nothing in it has a label, no legend is added.

@@ -122,7 +122,7 @@ def write_overlap(
     """Writes the pairs of people who seem to be in a training set and in an evaluation set.
 
     `overlap.csv` has one line per pair of people, with the two images of them that are most
-    similar. `overlap.png` shows these images of the first 40 pairs. It is not written if there are
+    similar. `overlap.png` shows these images of the first 40 pairs, and is not written if there are
     no pairs.
 
     Args:
