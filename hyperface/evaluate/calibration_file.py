@@ -1,9 +1,9 @@
 """Writes and reads the calibration of a network, a small JSON file of thresholds.
 
-Other programs can use the file as well. It has two parts:
+Other programs can use the file as well. The file has two parts:
 
-- one threshold per false-accept rate: a pair is accepted as the same person if the cosine of its
-  features is at least the threshold;
+- one threshold per false-accept rate: a pair of images is accepted as the same person if the cosine
+  of their features is at least the threshold;
 - slope and offset: the log-likelihood ratio of "same person" is slope * cosine + offset.
 """
 

@@ -22,9 +22,11 @@ MIRROR_STEPS = {
     "max": "features of image and mirror image merged by max",
     "concat": "features of image and mirror image concatenated",
 }
-"""What the procedure in a report says about each way to merge features."""
+"""Way to merge features -> the words for it in the text of a report that describes the
+computation."""
 PIXEL_STEP = "(pixel - 127.5) / 128"
-"""What the procedure in a report says about the pixel values that a network takes."""
+"""Words, in the text of a report that describes the computation, for the pixel values of a
+network."""
 
 
 class Devices:
@@ -49,7 +51,7 @@ class Devices:
         return jax.device_put(jax.device_get(tree))
 
     def split(self, images: np.ndarray) -> Images:
-        """Returns a batch of images on the default device, as a whole."""
+        """Returns a batch of images, undivided, on the default device."""
         return jnp.asarray(images)
 
     def gather(self, tree: Any) -> Any:
@@ -81,7 +83,7 @@ def embedder(
 ) -> Callable[[Any, Images], tuple[jax.Array, jax.Array]]:
     """Returns a jitted function (parameters, images) -> (features, norms) for `embed_split`.
 
-    It is the function that `merged` returns, compiled with this library's compiler options.
+    The returned function is that of `merged`, compiled with this library's compiler options.
 
     Args:
       apply: function (parameters, images [batch, height, width, channels]) -> features
@@ -103,7 +105,7 @@ def merged(
       mirror: one of:
 
         - "none": no mirror image
-        - "sum": the sum of both features (NormFace, 5.1)
+        - "sum": the sum of both features (NormFace, section 5.1)
         - "max": the element-wise maximum, as in the network that the NormFace authors published
         - "concat": both features one behind the other, [batch, 2 dim]
 

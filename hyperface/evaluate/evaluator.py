@@ -74,7 +74,8 @@ def evaluate_network(
 
     The protocol "verification" measures how well pairs of images of one person are told from pairs
     of two people. "classification" measures how often an image's own class has the highest logit.
-    The class weights are then those of the first class-wise loss term of the experiment.
+    For this protocol, the class weights are those of the first loss term of the experiment that has
+    one weight vector per class, such as the softmax loss.
 
     Args:
       experiment: the settings. They name the test split, the protocol, and how features of image
@@ -154,7 +155,7 @@ def evaluate_pixels(
 ) -> Result:
     """Scores verification by the cosine of raw pixels, a baseline that every network must beat.
 
-    It runs the verification protocol, whatever the experiment's own protocol is.
+    This function runs the verification protocol, even if the experiment names another protocol.
 
     Args:
       experiment: the settings, which name the test split and the number of folds.

@@ -1,8 +1,8 @@
 """Combines the scores of several networks, each of which was trained without one group of people.
 
-A data set of forty people is too small for a test split. Among ten test people, one or two couples
-who look alike decide the false-accept rate. With groups, every person is scored once, by a network
-that never saw them, and confidence intervals are over all people.
+A data set of forty people is too small for a test split. Among ten test people, one or two pairs of
+people who look alike determine the false-accept rate. With groups, every person is scored once, by
+a network that was trained without this person. Confidence intervals are computed over all people.
 """
 
 from collections.abc import Sequence

@@ -112,8 +112,9 @@ def bootstrap_figures(
 ) -> dict[str, Interval]:
     """Returns confidence intervals of several scores, all from the same resamples of the people.
 
-    `draws[i]` of all intervals belongs to the same resample, so that scores can be compared draw by
-    draw. How people and pairs are resampled is described in `bootstrap_people`.
+    Element i of the field `draws` belongs to the same resample in all returned intervals, so that
+    scores can be compared resample by resample. How people and pairs are resampled is described in
+    `bootstrap_people`.
 
     Args:
       statistics: name of the score -> function that computes it for one resample, from [pairs]
@@ -342,7 +343,8 @@ class Difference(NamedTuple):
     def detectable(self) -> float:
         """The smallest true difference that 4 of 5 repetitions of the experiment would detect.
 
-        A difference counts as detected if its confidence interval does not contain zero.
+        A difference counts as detected if its confidence interval does not contain zero. The result
+        is NaN if no interval can be computed.
         """
         return (self.high - self.low) / 2 + POWER * self.error
 
@@ -432,12 +434,12 @@ def difference_of_means(
 
     The difference is the weighted mean over people of `first` - `second`, averaged over training
     seeds. Its interval covers the choice of people and of seeds (`paired_difference`).
-    `Difference.seeds` is the number of rows of `first` or of `second`, whichever is smaller.
+    `Difference.seeds` is the smaller of two numbers, the rows of `first` and those of `second`.
 
     Args:
       first: [seeds, people] score of each person by the first method, one row per training seed.
-      second: [seeds, people] score by the second method. It is [1, people] if one network of the
-        second method is compared with the networks of all seeds.
+      second: [seeds, people] score by the second method. The shape is [1, people] if one network of
+        the second method is compared with the networks of all seeds.
       weights: [people] weight of each person; None weighs all people equally.
       draws: number of resamples.
 
@@ -525,7 +527,7 @@ def holm(p_values: ArrayLike, level: float = 0.05) -> np.ndarray:
     Many tests are made at once. The correction limits to `level` the probability that even one of
     them is called significant by mistake. Of m p-values, the k-th smallest is compared with level /
     (m - k + 1). The smallest p-value that exceeds its limit, and all larger ones, are not
-    significant (Holm 1979).
+    significant (S. Holm, A Simple Sequentially Rejective Multiple Test Procedure, 1979).
 
     Args:
       p_values: [tests] p-values, in any order.

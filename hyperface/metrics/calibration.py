@@ -3,7 +3,7 @@
 A calibration turns a similarity into a log-likelihood ratio: the logarithm of how much more often
 such a similarity comes from two images of one person than from two people. Same and different pairs
 weigh equally here, so that the result does not depend on how many pairs of each kind there are.
-`Logistic.probability` adds the prior of the user.
+`Logistic.probability` takes the prior of the user into account: the expected share of same pairs.
 """
 
 from collections.abc import Mapping, Sequence
@@ -37,7 +37,7 @@ class Logistic(NamedTuple):
     def log_ratio(self, scores: np.ndarray | float) -> np.ndarray:
         """Returns the natural logarithm of the likelihood ratio, in the shape of the scores.
 
-        It is above 0 where one person is more likely than two.
+        The result is above 0 where one person is more likely than two.
 
         Args:
           scores: similarities.
@@ -68,8 +68,8 @@ class Logistic(NamedTuple):
 class Isotonic(NamedTuple):
     """A calibration by a rising curve: straight lines between points.
 
-    It turns a similarity into a probability. Below the first point and above the last one, the
-    probability is constant.
+    The curve turns a similarity into a probability. Below the first point and above the last one,
+    the probability is constant.
     """
 
     scores: np.ndarray
@@ -90,7 +90,7 @@ class Isotonic(NamedTuple):
 
 
 class Quality(NamedTuple):
-    """How good the probabilities of a calibration are, measured on other people."""
+    """How good the probabilities are, measured on people that the calibration was not fitted on."""
 
     cllr: float
     """Cost of the log-likelihood ratio, in bits lost per pair: 0 is perfect, and 1 is the cost of
@@ -100,10 +100,11 @@ class Quality(NamedTuple):
 
 
 class Reliability(NamedTuple):
-    """A reliability diagram: is the share of same pairs among pairs with probability p equal to p?
+    """A reliability diagram: computed probabilities against observed shares of same pairs.
 
-    Pairs are divided into bins by their probability; empty bins are left out. All same pairs
-    together weigh as much as all different pairs together.
+    Pairs are divided into bins by their probability; empty bins are left out. For good
+    probabilities, `stated` and `observed` are equal in each bin. All same pairs together weigh as
+    much as all different pairs together.
     """
 
     stated: np.ndarray
@@ -122,8 +123,8 @@ class Reliability(NamedTuple):
 class Calibration(NamedTuple):
     """A calibration of similarities: thresholds for decisions, and functions for probabilities.
 
-    It is fitted on pairs of some people (`calibrate`) and checked on pairs of other people
-    (`measured_on`).
+    `calibrate` fits it on pairs of some people. `measured_on` then measures its error rates on
+    pairs of people who are in none of these pairs.
     """
 
     points: tuple[OperatingPoint, ...]
@@ -138,8 +139,9 @@ class Calibration(NamedTuple):
     num_different: int
     """Number of different pairs that the calibration was fitted on."""
     quality: Mapping[str, Quality] = MappingProxyType({})
-    """Quality of the probabilities on other people, under the keys "similarity as probability" (the
-    baseline (1 + cosine) / 2), "logistic" and "isotonic"; empty before `measured_on`."""
+    """Quality of the probabilities on people that the calibration was not fitted on, under the keys
+    "similarity as probability" (the baseline (1 + cosine) / 2), "logistic" and "isotonic"; empty
+    before `measured_on`."""
 
     def measured_on(self, scores: np.ndarray, same: np.ndarray) -> "Calibration":
         """Returns a copy in which the measured rates of all points and `quality` are filled in.
@@ -164,7 +166,7 @@ class Calibration(NamedTuple):
         """Returns a copy whose points have confidence limits of the measured false accept rate.
 
         Args:
-          limits: requested rate, `OperatingPoint.far` -> (low, high), which become the point's
+          limits: requested rate (`OperatingPoint.far`) -> (low, high), which become the point's
             `measured_far_low` and `measured_far_high`. A point whose rate is missing gets None for
             both.
         """
@@ -187,7 +189,8 @@ def calibrate(scores: np.ndarray, same: np.ndarray, fars: Sequence[float]) -> Ca
         of the different pairs, and one wrongly rejects at most this share of the same pairs.
 
     Raises:
-      ValueError: a score is not finite, lengths differ, or there are no same or no different pairs.
+      ValueError: a score is not finite, lengths differ, there are no same or no different pairs, or
+        an error rate is outside [0, 1].
 
     Example:
       >>> found = calibrate(np.array([0.9, 0.7, 0.3, 0.1]), np.array([1, 1, 0, 0]), [0.5])
@@ -286,7 +289,7 @@ def fit_isotonic(scores: np.ndarray, same: np.ndarray) -> Isotonic:
 def cosine_as_probability(scores: np.ndarray) -> np.ndarray:
     """Returns (1 + cosine) / 2, which is often used as a probability without any calibration.
 
-    It is the baseline that a calibration must beat.
+    This value is the baseline that a calibration must beat.
 
     Args:
       scores: cosines, of any shape.
@@ -299,8 +302,8 @@ def cllr(probabilities: np.ndarray, same: np.ndarray) -> float:
 
         Cllr = (mean over same of log2(1 + 1/LR) + mean over different of log2(1 + LR)) / 2
 
-    LR is the likelihood ratio of a pair, p / (1 - p) for the probability p. "Same" are the pairs of
-    one person, "different" the pairs of two people. 0 is perfect, and 1 is the cost of a
+    p is the probability of a pair, and LR = p / (1 - p) is its likelihood ratio. "Same" are the
+    pairs of one person, "different" the pairs of two people. 0 is perfect, and 1 is the cost of a
     probability of 0.5 (LR = 1) for every pair.
 
     Args:
@@ -336,7 +339,8 @@ def reliability(probabilities: np.ndarray, same: np.ndarray, bins: int = BINS) -
       probabilities: [pairs] probability, in [0, 1], that the pair shows one person, if same and
         different pairs are equally frequent.
       same: [pairs] bool, or 0 and 1.
-      bins: number of bins of equal width over [0, 1]; the result leaves out empty bins.
+      bins: number of bins of equal width over [0, 1], 15 by default; the result leaves out empty
+        bins.
 
     Raises:
       ValueError: lengths differ, a probability is outside [0, 1], or there are no same or no

@@ -1,7 +1,7 @@
 """Warns of scores that are no better than chance, for example because names and features differ.
 
-A file of features and a list of image names belong together row by row. If their order differs, all
-scores are those of a guess.
+A file of features and a list of image names belong together row by row. If the names are in another
+order than the features, all scores are as low as those of a guess.
 """
 
 import numpy as np
@@ -40,7 +40,8 @@ def guess_warning(
       rate: the measured rate, in [0, 1].
       chance: the rate, in [0, 1], that a random guess would have.
       trials: number of trials (pairs or searches) that the rate was measured on.
-      least: margin above chance that is required in any case, in [0, 1].
+      least: number in [0, 1] that `rate` - `chance` has to exceed, even if four standard deviations
+        are less.
 
     Returns:
       A tuple of one sentence, or an empty tuple if the rate is high enough.
@@ -65,7 +66,8 @@ def shift_warning(
     If sorted names are shifted by one row, most features still have the name of the right person.
     The accuracy is then lower, but well above chance, so that `guess_warning` does not notice it.
     The function computes the accuracy of up to 1,000 pairs three times: with the given rows, with
-    every row one higher, and with every row one lower.
+    every row one higher, and with every row one lower. It warns if one of the shifted orders is
+    right on clearly more pairs.
 
     Args:
       features: [images, dim], in the order of their file.
@@ -74,7 +76,8 @@ def shift_warning(
       same: [pairs] bool, True where both images show one person.
 
     Returns:
-      A tuple of one sentence, or an empty tuple if the names do not look shifted.
+      A tuple of one sentence, or an empty tuple if the names do not look shifted, or if there are
+      no same or no different pairs.
     """
     same = checked_same(same)
     kinds = [np.flatnonzero(same == kind) for kind in (True, False)]

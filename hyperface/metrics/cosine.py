@@ -1,4 +1,4 @@
-"""Scales features to unit length and multiplies them on a device, without extra rounding."""
+"""Scales features to unit length, and computes inner products of features on a device."""
 
 from collections.abc import Callable, Iterable, Iterator
 from typing import TypeVar
@@ -71,8 +71,8 @@ def _product(rows: jax.Array, columns: jax.Array) -> jax.Array:
 def one_ahead(items: Iterable[Item]) -> Iterator[Item]:
     """Yields the items in order; the next item is fetched before the present one is yielded.
 
-    It is meant for an iterable of arrays that JAX computes asynchronously: the device then computes
-    the next array while the caller works on the present one.
+    This function is meant for an iterable of arrays that JAX computes asynchronously: the device
+    then computes the next array while the caller works on the present one.
     """
     items = iter(items)
     for waiting in items:

@@ -35,8 +35,9 @@ BLOCK_BYTES = 28 * 2**20
 class MegaFace(NamedTuple):
     """Search and verification results of MegaFace's protocol.
 
-    Probes are images of people of whom there are several images. Distractors are images of other
-    people. A search looks for another image of the probe's person (the mate) among all distractors.
+    Probes are images of people of whom there are several images. Distractors are images of people
+    whom no probe shows. A search looks for another image of the probe's person (the mate) among all
+    distractors.
     """
 
     cmc: AtRanks
@@ -103,9 +104,9 @@ def megaface(
       keep_distractors: [distractors] bool over all blocks, False for distractors that are left out;
         None keeps all.
       rule: how the threshold is computed from a FAR. "strict": just above the highest score of the
-        impostor pairs that has to be refused, so that the measured FAR never exceeds it. "blufr",
-        the rule of BLUFR's published code: equal to the lowest score that may be accepted. All
-        scores equal to it are accepted too, so that the measured FAR may be higher.
+        impostor pairs that has to be refused, so that the measured FAR never exceeds the requested
+        FAR. "blufr", the rule of BLUFR's published code: equal to the lowest score that may be
+        accepted. All scores equal to it are accepted too, so that the measured FAR may be higher.
       dtype: type of the fast products in low precision; the results do not depend on it.
         jnp.float32 may be faster on a processor without bfloat16 units.
       block_size: distractors per block, a multiple of 64; None chooses it so that a block of scores

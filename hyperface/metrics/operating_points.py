@@ -1,4 +1,4 @@
-"""Operating points: the two thresholds for an error rate, and the rates measured on other pairs."""
+"""Operating points: two thresholds for an error rate, and the error rates that they have."""
 
 from collections.abc import Sequence
 from typing import Literal, NamedTuple
@@ -14,9 +14,10 @@ Decision = Literal["same", "different", "not sure"]
 class OperatingPoint(NamedTuple):
     """Two thresholds for one error rate, and the error rates that were measured with them.
 
-    Thresholds are chosen on some pairs ("the pairs of the fit") and checked on pairs of other
-    people. A pair with a similarity between the two thresholds is "not sure". All measured rates
-    are None as long as nothing was measured.
+    Thresholds are chosen on some pairs ("the pairs of the fit"). The error rates are measured on
+    pairs of people who are in none of these pairs ("the other people"). A pair with a similarity
+    between the two thresholds is "not sure". All measured rates are None as long as nothing was
+    measured.
     """
 
     far: float
@@ -33,11 +34,11 @@ class OperatingPoint(NamedTuple):
     accepts none of them. (In the same way, `reject_threshold` rejects no same pair if there are
     fewer than 1 / `far` same pairs; this flag does not tell.)"""
     measured_far: float | None = None
-    """Share of the different pairs of other people that are called "same"."""
+    """Share of the different pairs of the other people that are called "same"."""
     measured_tar: float | None = None
-    """Share of the same pairs of other people that are called "same"."""
+    """Share of the same pairs of the other people that are called "same"."""
     measured_frr: float | None = None
-    """Share of the same pairs of other people that are called "different"."""
+    """Share of the same pairs of the other people that are called "different"."""
     measured_far_low: float | None = None
     """Lower end of a 95 % confidence interval of `measured_far`, from resamples of the other
     people."""
@@ -47,8 +48,9 @@ class OperatingPoint(NamedTuple):
     def decide(self, score: float) -> Decision:
         """Returns the decision about a pair whose similarity is `score`.
 
-        It is "same" from `threshold` upwards, "different" from `reject_threshold` downwards, and
-        "not sure" between them.
+        The decision is "same" if the score is at least `threshold`. Otherwise it is "different" if
+        the score is at most `reject_threshold`, and "not sure" if the score lies between both
+        thresholds.
 
         Example:
           >>> point = OperatingPoint(0.01, threshold=0.5, reject_threshold=0.3, supported=True)
@@ -65,8 +67,9 @@ def operating_points(
 ) -> tuple[OperatingPoint, ...]:
     """Chooses two thresholds for each error rate on the given pairs.
 
-    With them, at most a share `far` of the different pairs is accepted, and at most a share `far`
-    of the same pairs is rejected. The measured rates of the points stay None.
+    For an error rate `far`, the first threshold accepts at most a share `far` of the different
+    pairs, and the second rejects at most a share `far` of the same pairs. The measured rates of the
+    points stay None.
 
     Args:
       scores: [pairs] similarities.
@@ -101,9 +104,10 @@ def operating_points(
 
 
 def measured(point: OperatingPoint, scores: np.ndarray, same: np.ndarray) -> OperatingPoint:
-    """Returns a copy of an operating point with its error rates on other pairs filled in.
+    """Returns a copy of an operating point with its error rates on the given pairs filled in.
 
-    These are `measured_far`, `measured_tar` and `measured_frr`; the confidence limits stay.
+    The fields `measured_far`, `measured_tar` and `measured_frr` are set. The confidence limits of
+    the copy are those of `point`.
 
     Args:
       point: the operating point.

@@ -13,8 +13,8 @@ LARGEST_PCA = 4096
 class Projection(NamedTuple):
     """Mean removal and PCA, as a function of features.
 
-    An object is called with features [images, dim] and returns (features - mean) @ basis,
-    [images, kept dim].
+    An object is called with features [images, dim]. It returns (features - mean) @ basis, [images,
+    kept dim], or features - mean if `basis` is None.
     """
 
     mean: np.ndarray

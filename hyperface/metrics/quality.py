@@ -53,10 +53,11 @@ class DiscardCurve(NamedTuple):
     def mean(self, most: float = MOST_LEFT_OUT) -> float:
         """Returns the mean of the curve; lower means a better order of leaving out.
 
-        It is the area under the curve from 0 to `most`, divided by `most`.
+        The mean is the area under the curve from 0 to `most`, divided by `most`.
 
         Args:
-          most: largest share of left-out pairs that counts, in (0, 1).
+          most: largest share of left-out pairs up to which the mean is computed, in (0, 1); 0.5 by
+            default.
         """
         # The end is interpolated, since `most` need not be one of the points.
         inside = self.left_out < most

@@ -23,8 +23,8 @@ class OpenSet(NamedTuple):
     """[probes with a mate] score of the mate; if there are several mates, the highest of their
     scores."""
     ranks: MatedRanks
-    """[probes with a mate] rank of the same mate among the gallery images of other people, from 1
-    (the best)."""
+    """[probes with a mate] rank of the same mate, from 1 (the best), among the gallery images of
+    people other than the probe's person."""
     impostor_scores: ImpostorScores
     """[probes without a mate] highest score of all gallery images."""
 
@@ -33,9 +33,9 @@ def open_set(scores: ProbeScores, gallery_labels: ArrayLike, probe_labels: Array
     """Searches each probe in a gallery that contains only some of the probes' people.
 
     `dir_at_far` computes rates from the result. The rank of a mate (a gallery image of the probe's
-    person) is one more than the number of gallery images of other people that score at least as
-    high: ties count against the probe. (BLUFR's published code ranks equal scores by their order in
-    the gallery.)
+    person) is one more than the number of gallery images that show another person than the probe
+    and score at least as high as the mate: ties count against the probe. (BLUFR's published code
+    ranks equal scores by their order in the gallery.)
 
     Args:
       scores: [probes, gallery] similarities.
@@ -66,7 +66,7 @@ def open_set(scores: ProbeScores, gallery_labels: ArrayLike, probe_labels: Array
 
 
 def cmc(ranks: ArrayLike, max_rank: int) -> AtRanks:
-    """Returns the cumulative match characteristic (CMC): the share with a rank up to r.
+    """Returns the cumulative match characteristic (CMC): the share of searches with rank <= r.
 
     Args:
       ranks: [searches] rank, from 1, of the image of the right person.
@@ -95,10 +95,10 @@ def dir_at_far(
 ) -> np.ndarray:
     """Returns the detection and identification rate (DIR) at false accept rates.
 
-    Only probes with a mate in the gallery count. (A mate is a gallery image of the probe's person.)
-    DIR is the share of these probes for which the rank of the mate is at most `rank` and its score
-    is at least the threshold. The threshold is computed from the probes without a mate: such a
-    probe is falsely accepted if its highest score is at least the threshold.
+    A mate is a gallery image of the probe's person. DIR is computed over the probes that have a
+    mate: it is the share of them for which the rank of the mate is at most `rank` and the score of
+    the mate is at least the threshold. The false accept rate is computed over the other probes,
+    which have no mate: it is the share of them whose highest score is at least the threshold.
 
     Args:
       searches: the result of `open_set`.

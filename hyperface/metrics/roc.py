@@ -31,7 +31,7 @@ class Roc(NamedTuple):
 class Det(NamedTuple):
     """A detection error trade-off (DET) curve: the two error rates at each threshold.
 
-    It is usually drawn on normal deviate axes.
+    The curve is usually drawn on axes that are scaled by the normal quantile function.
     """
 
     far: Points
@@ -47,8 +47,8 @@ class Det(NamedTuple):
 def roc(scores: Scores, same: Same) -> Roc:
     """Returns the ROC curve over all distinct scores.
 
-    It takes about 50 bytes of memory per pair. `true_accept_rate` computes only rates, with 8 bytes
-    per pair, and `streaming.ScoreStream` computes the curve for any number of pairs.
+    This function takes about 50 bytes of memory per pair. `true_accept_rate` computes only rates,
+    with 8 bytes per pair, and `streaming.ScoreStream` computes the curve for any number of pairs.
 
     Args:
       scores: [pairs] similarities, higher for more alike.
@@ -138,7 +138,7 @@ def true_accept_rate(
 
 
 def tar_at_far(scores: Scores, same: Same, far: float, *, rule: Rule = "strict") -> float:
-    """Returns the true accept rate at a false accept rate (FAR), with `impostor_threshold`.
+    """Returns the true accept rate at the threshold for a false accept rate (FAR).
 
     With `rule` "strict", it is the true accept rate at the lowest threshold whose measured false
     accept rate is at most `far`.
@@ -171,7 +171,8 @@ def tar_at_far(scores: Scores, same: Same, far: float, *, rule: Rule = "strict")
 def eer(curve: Roc) -> float:
     """Returns the equal error rate: the FAR at which FAR = 1 - TAR.
 
-    It is interpolated linearly between the two points of the curve around it.
+    If no point of the curve has exactly FAR = 1 - TAR, the rate is interpolated linearly between
+    the two points where FAR passes 1 - TAR.
 
     Example:
       >>> eer(roc(np.array([0.9, 0.8, 0.3, 0.1]), np.array([True, False, True, False])))
@@ -188,8 +189,8 @@ def eer(curve: Roc) -> float:
 def auc(curve: Roc) -> float:
     """Returns the area under the ROC curve.
 
-    It is the probability that a random same pair scores higher than a random different pair, where
-    equal scores count one half.
+    The area is the probability that a random same pair scores higher than a random different pair,
+    where equal scores count one half.
 
     Example:
       >>> auc(roc(np.array([0.9, 0.8, 0.3, 0.1]), np.array([True, False, True, False])))

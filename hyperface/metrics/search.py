@@ -45,7 +45,8 @@ class ScoredBlock(NamedTuple):
 
 
 class Candidates(NamedTuple):
-    """Pairs of a probe and a gallery image whose exact score may reach the probe's threshold."""
+    """Pairs of a probe and a gallery image whose exact score may reach the threshold of the
+    probe."""
 
     probes: np.ndarray
     """[pairs] row of the probe among all probes."""
@@ -81,7 +82,11 @@ class Probes:
         self._lost = lost
 
     def score(self, block: np.ndarray, rows: int) -> ScoredBlock:
-        """Starts to compute the scores of a block on the device, and returns at once.
+        """Starts to compute the scores of a block on the device, and returns without waiting for
+        them.
+
+        The arrays in the returned `ScoredBlock` are JAX arrays. JAX waits for the scores when the
+        caller reads them.
 
         Args:
           block: [at most `rows`, dim] float32 features of gallery images, of any length.
@@ -113,8 +118,8 @@ class Probes:
 
         Args:
           scored: the approximate scores of the block.
-          thresholds: [probes] the threshold of each probe, a cosine; inf if no pair of the probe is
-            wanted.
+          thresholds: [probes] the threshold of each probe, a cosine; with inf, no pair of the probe
+            is returned.
           rows: number of gallery images in the block, without the padding.
         """
         # Less the bound, so that no pair is lost because its approximate score is too low.

@@ -116,8 +116,8 @@ class ScoreStream:
     def threshold(self, far: ArrayLike, *, rule: Rule = "strict") -> OfRates:
         """Returns the threshold for each false accept rate, in the shape of `far`.
 
-        It is exact for rates up to `exact_far`. For higher rates it is an edge of a histogram bin
-        near the exact threshold.
+        The threshold is exact for rates up to `exact_far`. For higher rates it is an edge of a
+        histogram bin near the exact threshold.
 
         Args:
           far: one false accept rate in [0, 1], or an array of them.
@@ -229,7 +229,7 @@ def stream_all_pairs(
     The matrix of scores is computed in tiles, and never exists as a whole.
 
     Args:
-      unit: [images, dim] features of unit length; the scores have their type.
+      unit: [images, dim] features of unit length; the scores have the same dtype as the features.
       labels: [images] person of each image, by which each pair is a genuine pair (one
         person) or an impostor pair (two people).
       exact_far: the stream keeps so many impostor scores that its thresholds are exact for all

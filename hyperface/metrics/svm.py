@@ -24,10 +24,10 @@ from hyperface.metrics.verification import best_threshold, mean_best_threshold
 def svm_threshold(scores: Scores, same: Same) -> float:
     """Returns the threshold that a linear SVM chooses, as NormFace's published code does.
 
-    The SVM separates same pairs from different pairs by their score alone. It is libsvm's C-SVC
-    with C = 1 and no shrinking, on the unscaled scores. The threshold is the score at which the
-    value of its decision function is 0. If same pairs do not score higher than different pairs, the
-    threshold is -inf, which accepts every pair.
+    The SVM separates same pairs from different pairs by their score alone. The SVM is libsvm's
+    C-SVC with C = 1 and without libsvm's shrinking heuristic, on the unscaled scores. The threshold
+    is the score at which the value of its decision function is 0. If same pairs do not score higher
+    than different pairs, the threshold is -inf, which accepts every pair.
 
     Args:
       scores: [pairs] similarities of the pairs on which the threshold is chosen.
@@ -51,10 +51,10 @@ def svm_threshold(scores: Scores, same: Same) -> float:
 def grid_threshold(scores: Scores, same: Same) -> float:
     """Returns the threshold that insightface's verification code would choose.
 
-    It tries the squared distances 0, 0.01, ..., 3.99, where a pair is decided to be the same if its
-    squared distance is below the threshold. The result is the threshold with the highest accuracy;
-    of several equally good ones, the smallest squared distance. Accuracy is the share of all pairs
-    that are decided correctly.
+    That code tries the squared distances 0, 0.01, ..., 3.99 as thresholds, where a pair is decided
+    to be the same if its squared distance is below the threshold. The result is the threshold with
+    the highest accuracy; of several equally good ones, the smallest squared distance. Accuracy is
+    the share of all pairs that are decided correctly.
 
     Args:
       scores: [pairs] negative squared Euclidean distances of unit features.
@@ -106,7 +106,7 @@ THRESHOLD_STEPS = {
 
 
 def histogram_intersection(a: Histograms, b: OtherHistograms) -> Intersections:
-    """Returns the histogram intersection kernel of section 5.3 of NormFace.
+    """Returns the histogram intersection kernel (NormFace, section 5.3).
 
         K(a, b) = sum_i min(a_i, b_i) = (sum_i a_i + sum_i b_i - sum_i |a_i - b_i|) / 2
 
@@ -139,8 +139,8 @@ def histogram_intersection(a: Histograms, b: OtherHistograms) -> Intersections:
 def kernel_decisions(kernel: Kernel, same: Same, test: Tested) -> Decisions:
     """Fits an SVM on some pairs, and returns its decision values for the held-out pairs.
 
-    The SVM is libsvm's C-SVC on a precomputed kernel, with C = 1 and no shrinking, as in NormFace's
-    published code.
+    The SVM is libsvm's C-SVC on a precomputed kernel, with C = 1 and without libsvm's shrinking
+    heuristic, as in NormFace's published code.
 
     Args:
       kernel: [pairs, pairs] kernel value of each pair with each pair, such as the

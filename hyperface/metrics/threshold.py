@@ -1,4 +1,4 @@
-"""Computes the threshold for a false accept rate (FAR), for all rates of this package.
+"""Computes the threshold for a false accept rate (FAR).
 
 Everywhere in this package a pair is accepted if its score is at least the threshold.
 """

@@ -34,7 +34,8 @@ class Tail:
         """Adds a block of scores, of which only the highest are kept.
 
         Args:
-          scores: one-dimensional, in the dtype of the tail.
+          scores: one-dimensional array, with the `dtype` that was given when this object was
+            created.
         """
         # Scores equal to the cut may be dropped: `size` scores at least as high are kept already.
         high = scores[scores > self.cut]
@@ -45,7 +46,7 @@ class Tail:
             self._shrink()
 
     def merge(self, other: "Tail") -> None:
-        """Adds the scores that another tail keeps; raises ValueError if its size differs."""
+        """Adds the scores that another `Tail` keeps; raises ValueError if its `size` differs."""
         if other.size != self.size:
             raise ValueError(f"expected a tail of size {self.size}, found {other.size}")
         self.add(np.concatenate(other._kept))

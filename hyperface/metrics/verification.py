@@ -257,8 +257,9 @@ def best_threshold(scores: Scores, same: Same) -> float:
 def mean_best_threshold(scores: Scores, same: Same) -> float:
     """Returns the mean of all thresholds that have the highest accuracy.
 
-    SphereFace's published code chooses its threshold in this way. The thresholds are midpoints
-    between neighbouring scores. The accuracy at their mean may be lower than at any of them;
+    SphereFace's published code chooses its threshold in this way. Accuracy is the mean of the share
+    of accepted same pairs and that of refused different pairs. The thresholds are midpoints between
+    neighbouring scores. The accuracy at their mean may be lower than at any of them;
     `best_threshold` returns their median instead.
 
     Args:

@@ -131,9 +131,10 @@ def blufr(
 
     Verification scores every pair of a trial's test images. These are about 47 million pairs, which
     are never in memory together. Open-set identification searches the probes in the gallery. The
-    score of a probe without a mate is its highest cosine in the gallery. Training images are not
-    used. If you fit something on the training images, such as a PCA, the features differ per trial:
-    then call this function once per trial, with this trial alone.
+    score of a probe without a mate (a gallery image of its person) is its highest cosine in the
+    gallery. Training images are not used. If you fit something on the training images, such as a
+    PCA, the features differ per trial: then call this function once per trial, with this trial
+    alone.
 
     Args:
       features: [images, dim], of any norm; this function normalises them.
@@ -143,12 +144,13 @@ def blufr(
         "blufr" is the k-th highest of them, where k = FAR N is rounded, as in BLUFR's own code.
         "strict", the rule of all other protocols of this package, rounds k down, and sets the
         threshold just above the (k + 1)-th highest. The measured rate is then never above FAR.
-      verification_fars: false accept rates in [0, 1] at which pairs are verified.
+      verification_fars: false accept rates in [0, 1] of verification: shares of the different pairs
+        that are accepted.
       identification_fars: false accept rates in [0, 1] of identification: shares of the probes
         without a mate that are accepted.
       ranks: ranks at which the detection and identification rate (DIR) is computed, from 1.
-      exact_far: FAR up to which verification thresholds are exact; above it they are exact to
-        2^-15.
+      exact_far: FAR up to which verification thresholds are exact. At a higher FAR, a threshold may
+        differ from the exact one by up to 2^-15 in cosine.
       dtype: type of the scores. float32 has rounding errors of about 1e-7; float64 needs twice the
         time.
       place: function that puts features [rows, dim] on devices. The default uses JAX's default

@@ -1,4 +1,4 @@
-"""Defines and reads features with the names of their images, from this library or any other."""
+"""Defines features with the names of their images, and reads them from files of any program."""
 
 import difflib
 import hashlib
@@ -85,7 +85,7 @@ class NamedFeatures(NamedTuple):
 def nearest_hint(name: str, known: Sequence[str]) -> str:
     """Returns text for the end of an error message: "; the nearest name is 'NAME'", or "".
 
-    It is "" if no known name is similar. Only the first 20,000 known names are compared.
+    The result is "" if no known name is similar. Only the first 20,000 known names are compared.
 
     Args:
       name: the unknown name.
@@ -146,7 +146,7 @@ def check(named: NamedFeatures, origin: str) -> NamedFeatures:
       origin: the file or network that the features come from, for the error message.
 
     Returns:
-      The same names and features, where the features are floats of at least 32 bits.
+      The same names and features, with the features converted to floats of at least 32 bits.
 
     Raises:
       InputError: names and features differ in number, a name is repeated, a feature is zero or not
@@ -192,7 +192,8 @@ def read_features(path: Path) -> NamedFeatures:
         the same name with one image name per line.
 
     Returns:
-      The features. Their `steps` name the file, and `norms` is None if the file has no norms.
+      The features. The field `steps` of the result names the file, and `norms` is None if the file
+      has no norms.
 
     Raises:
       InputError: the file has neither form, names and features differ in number, a name is

@@ -1,7 +1,8 @@
 """Scores verification on all pairs of the user's own images, with the people in two halves.
 
 The thresholds and the calibration are fitted on the pairs of one half and measured on those of the
-other. No person is in both halves, so that the measured rates are those of unknown people.
+other. No person is in both halves, so that the rates are measured on people to whom nothing was
+fitted.
 """
 
 from collections.abc import Sequence
@@ -44,7 +45,7 @@ there are more, this many are drawn at random."""
 RESAMPLES = 1000
 """Number of bootstrap resamples of people for the intervals, unless the user names a number."""
 FEW_PEOPLE = 20
-"""Number of test people below which the procedure has a warning."""
+"""If there are fewer test people than this number, the `steps` of the result have a warning."""
 
 
 class Half(NamedTuple):
@@ -68,7 +69,8 @@ def split_people(people: np.ndarray, seed: int = 0) -> np.ndarray:
       seed: seed of the shuffle.
 
     Returns:
-      [people] bool, True for the half on which thresholds and probabilities are fitted.
+      [people] bool: element p is True if person p is in the half on which thresholds and
+      probabilities are fitted.
 
     Example:
       >>> first = split_people(np.array([0, 0, 1, 1, 2, 3]))

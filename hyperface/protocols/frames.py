@@ -91,7 +91,7 @@ def video_similarities(
 ) -> VideoSimilarities:
     """Computes the cosines of all frames of one video with all of the other, for each video pair.
 
-    Only the mean, the maximum and the histogram of the cosines of a pair are kept.
+    The result has only the mean, the maximum and the histogram of the cosines of each pair.
 
     Args:
       videos: as `group_frames` returns them.
@@ -112,7 +112,8 @@ def video_similarities(
       [0.5] [1.] [50 99]
 
     References:
-      Wang et al., NormFace: L2 Hypersphere Embedding for Face Verification, ACM MM 2017, 5.3.
+      Wang et al., NormFace: L2 Hypersphere Embedding for Face Verification, ACM MM 2017, section
+      5.3.
     """
     first, second = checked_columns(first=first, second=second)
     first, second = (positions(videos.ids, ids, "video") for ids in (first, second))
@@ -203,7 +204,8 @@ def verify_videos(
         "grid" or unknown.
 
     References:
-      Wang et al., NormFace: L2 Hypersphere Embedding for Face Verification, ACM MM 2017, 5.3.
+      Wang et al., NormFace: L2 Hypersphere Embedding for Face Verification, ACM MM 2017, section
+      5.3.
     """
     # The grid is of squared distances, and the similarities of frames are cosines.
     known = [name for name in THRESHOLDS if name != "grid"]

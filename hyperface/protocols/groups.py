@@ -1,4 +1,4 @@
-"""Computes scores of groups of images, such as ages, poses or origins, that a CSV file names."""
+"""Computes scores of groups of images, such as ages or poses. A CSV file lists the groups."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path

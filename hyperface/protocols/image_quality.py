@@ -19,9 +19,11 @@ def norms_as_quality(
 ) -> tuple[NormQuality | None, tuple[str, ...]]:
     """Measures whether a small feature norm is a sign of a poor image.
 
-    At a fixed threshold, a share of the genuine pairs is refused (falls below the threshold). The
-    measurement gives this share after the pairs with the smallest norms are left out. If small
-    norms mean poor images, the share falls when more pairs are left out.
+    The threshold is chosen once, for the first FAR of 0.001, 0.01 and 0.1 for which there are at
+    least 1 / FAR different pairs. A genuine pair (two images of one person) is refused if its score
+    is below the threshold. The measurement is the share of refused pairs among those that remain
+    after the pairs with the smallest norms are left out. If small norms mean poor images, the share
+    falls when more pairs are left out.
 
     Args:
       named: features of the images, with their norms.
@@ -30,8 +32,8 @@ def norms_as_quality(
 
     Returns:
       (the measurement, sentences that describe it for `Result.steps`). The measurement is None if
-      there are fewer than 10 different pairs, or if all features have one length; the sentence then
-      states which.
+      there are fewer than 10 different pairs, or if all features have one length. The sentence then
+      states the reason.
     """
     far = next((rate for rate in FARS if supported(rate, int(np.sum(~pairs.same)))), None)
     if far is None:

@@ -20,15 +20,16 @@ IMAGE_NAME = "{name}/{name}_{number:04}.jpg"
 def read_lfw_pairs(path: Path | str, template: str = IMAGE_NAME) -> PairList:
     """Reads `pairs.txt` (View 2), or `pairsDevTrain.txt` or `pairsDevTest.txt` (View 1).
 
-    The header of View 2 has two numbers: the folds, and the same pairs per fold. The header of View
-    1 has the number of same pairs. A fold has its same pairs first, then as many different pairs. A
-    same pair is "name number number", a different pair is "name number name number".
+    The header of View 2 has two numbers: the number of folds, and that of same pairs per fold. The
+    header of View 1 has the number of same pairs. A fold has its same pairs first, then as many
+    different pairs. A same pair is "name number number", a different pair is "name number name
+    number".
 
     Args:
       path: the file.
       template: `str.format` text for the image names that are returned, with the fields `name` (the
-        person's name) and `number` (number of the person's image, from 1). The default gives
-        `Ann_Lee/Ann_Lee_0001.jpg`.
+        person's name) and `number` (number of the person's image, from 1). With the default, a name
+        is such as `Ann_Lee/Ann_Lee_0001.jpg`.
 
     Returns:
       The pairs in the file's order. All pairs of View 1 are in fold 0.

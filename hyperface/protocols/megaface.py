@@ -48,16 +48,18 @@ def score_megaface(
     """Computes the rank-1 and rank-10 rates of probes among distractors, and TAR at FAR 1e-6.
 
     Every ordered pair of two images of one person is a search: the first image, the probe, is
-    compared with the second, its mate, and with all distractors, which show other people.
+    compared with the second, its mate, and with all distractors, which show people other than those
+    of the probes. TAR is the share of pairs of a probe and a mate that are accepted, and FAR that
+    of pairs of a probe and a distractor.
 
     Args:
       probes: features of images of people, named person/file unless `probe_list` has the people.
       distractors: [distractors, dim] features; the array may be memory-mapped.
       distractor_names: [distractors] names of the images. None if they are not known: `noise` then
         leaves out probes only.
-      probe_list: the images that are used as probes, such as the devkit's 3,530, with their people.
-        None uses all images. If the list has no people, or is None, the person of an image is the
-        part of its name before the first slash.
+      probe_list: the images that are used as probes, such as the 3,530 images of MegaFace's devkit,
+        with their people. None uses all images. If the list has no people, or is None, the person
+        of an image is the part of its name before the first slash.
       distractor_list: the distractors that are used; None uses all.
       noise: names of the images with wrong labels, which are left out of probes and distractors. A
         name is the whole path or the part after the last "/".

@@ -51,7 +51,8 @@ def collect(pairs: Iterable[Pair], *, either_order: bool = True, repeats: bool =
 
     Args:
       pairs: the pairs in the order of the file.
-      either_order: whether the pair (b, a) counts as a repetition of the pair (a, b).
+      either_order: whether the pair (b, a) counts as a repetition of the pair (a, b), as `repeats`
+        allows or forbids it.
       repeats: True allows a pair to be listed more than once; all of its copies are returned. False
         raises an error for a repeated pair.
 

@@ -11,7 +11,7 @@ SIMILARITY_STEPS = {
     "euclidean": "the negative Euclidean distance",
     "squared": "the negative squared Euclidean distance",
 }
-"""Words that the procedure uses for each similarity, by the similarity's name."""
+"""Name of a similarity -> the words for it in the text that describes the computation."""
 
 
 @dataclass(frozen=True)
@@ -89,7 +89,7 @@ ACCURACY_STEP = (
     "a fold's same and different pairs weigh equally; standard error is the standard deviation "
     "over folds (ddof 1) / sqrt(folds)"
 )
-"""Sentence of the procedure that states how accuracies are averaged."""
+"""Sentence, in the text that describes the computation, on how accuracies are averaged."""
 
 PRESETS = {
     "plain": PairRules(),
@@ -101,10 +101,11 @@ PRESETS = {
 """Rules by name:
 
 - plain fits nothing but the threshold;
-- normface is NormFace, 5.1, with the share of variance of its released code;
-- normface-released is NormFace's released code;
-- sphereface-released is SphereFace's released code. That code takes the mean of the best of 20,001
-  thresholds in [-1, 1]; here every cut between two scores is tried;
+- normface is NormFace, section 5.1, with the share of variance of the code that its authors
+  published;
+- normface-released is the code that the NormFace authors published;
+- sphereface-released is the code that the SphereFace authors published. That code uses the mean of
+  the best of 20,001 thresholds in [-1, 1]; this library tries every midpoint between two scores;
 - insightface is the verification code of the insightface project: squared distances and a grid of
   400 thresholds.
 """

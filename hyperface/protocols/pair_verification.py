@@ -88,8 +88,9 @@ def verify_pairs(
       second: [pairs] position of the other image.
       same: [pairs] bool, True where both images show one person.
       fold: [pairs] fold id.
-      rules: the rules by which a pair is called "same" or "different". `pair_rules.PRESETS` has
-        those of published papers and codes.
+      rules: the rules by which a pair is called "same" or "different". The default, "plain", is the
+        cosine with the threshold of highest accuracy, without mean removal or PCA.
+        `pair_rules.PRESETS` has the rules of published papers and codes.
       tested: ids of the folds whose accuracy is computed; None means all. LFW's View 1 is scored
         with two folds, of which only the test list is tested.
       progress: called with (number of finished folds, number of all tested folds).
@@ -110,7 +111,8 @@ def verify_pairs(
       features scaled to unit length, similarity is the cosine
 
     References:
-      Wang et al., NormFace: L2 Hypersphere Embedding for Face Verification, ACM MM 2017, 5.1.
+      Wang et al., NormFace: L2 Hypersphere Embedding for Face Verification, ACM MM 2017, section
+      5.1.
     """
     features = checked_features(features)
     first, second, same, fold = checked_columns(first=first, second=second, same=same, fold=fold)
@@ -355,8 +357,9 @@ def interval_steps(draws: int) -> tuple[str, ...]:
 def rate_labels(rates: PairRates, of: str = "") -> dict[str, str]:
     """Returns a dict from each rate's name in a record to its label in tables.
 
-    The names are "eer", "auc" and such as "tar_at_far_0.001", and their labels "EER", "AUC" and
-    "TAR at FAR 0.1 %". The label of a TAR ends with a note if there are too few pairs for its FAR.
+    The names are "eer", "auc" and, for each false accept rate, one such as "tar_at_far_0.001".
+    Their labels are "EER", "AUC" and "TAR at FAR 0.1 %". The label of a TAR ends with a note if
+    there are too few pairs for its FAR.
 
     Args:
       rates: the rates. The false accept rates in them become labels.

@@ -33,7 +33,8 @@ def read_pairs(
     - "a.jpg 3" and "b.jpg 3": `pairs_CALFW.txt` and `pairs_CPLFW.txt`, two lines per pair. 0
       means different people. For one person, the number in CALFW is the fold, counted from 1, and
       in CPLFW it is always 1.
-    - `.mat`: AgeDB's own protocol, as `read_agedb` reads it.
+    - `.mat`: AgeDB's own protocol, a MATLAB file such as `04_FINAL_protocol_30_years.mat`, whose
+      variable `splits` has the pairs and labels of each fold.
 
     Args:
       path: the file.
@@ -50,9 +51,10 @@ def read_pairs(
       The pairs in the file's order.
 
     Raises:
-      InputError: a line breaks the form, has one image twice, gives a pair another label, or
-        repeats a pair although `repeats` is False, and the message names the line; a number of
-        folds is given for a file that names folds; or the pairs cannot be split into so many folds.
+      InputError: a line breaks the form, has one image twice, lists a pair as same that another
+        line lists as different, or repeats a pair although `repeats` is False, and the message
+        names the line; a number of folds is given for a file that names folds; or the pairs cannot
+        be split into so many folds.
 
     References:
       Moschoglou et al.: AgeDB, CVPRW 2017. Zheng, Deng, Hu: Cross-Age LFW, 2017. Zheng, Deng:

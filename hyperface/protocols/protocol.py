@@ -46,14 +46,13 @@ class Settings:
     """
 
     rules: PairRules | None = None
-    """Rules that decide whether a pair of images or videos shows one person: what is subtracted,
-    the similarity, and how the threshold is fitted. None means the protocol's
-    default in `pair_rules.PRESETS`: "plain" for CFP, and "normface" for other lists of pairs. The
-    command's option is --preset."""
+    """Rules by which a pair of images or videos is called "same" or "different": whether the mean
+    feature is subtracted, the PCA, the similarity, and how the threshold is fitted. None means the
+    protocol's default in `pair_rules.PRESETS`: "plain" for CFP, and "normface" for other lists of
+    pairs. The command's option is --preset."""
     pca: float | int | None = None
     """PCA for lists of image pairs: the share of variance in (0, 1), or the number of dimensions,
-    to keep. It replaces the `pca` of the rules. 0 means no PCA; None leaves the rules as they
-    are."""
+    to keep. This value replaces `rules.pca`. 0 means no PCA; with None, `rules.pca` is used."""
     bootstrap: int | None = None
     """Number of bootstrap resamples of people, from which confidence intervals are computed; 0
     computes none. None means the protocol's default, which is 0 for pair lists."""
@@ -76,13 +75,15 @@ class Settings:
     """Whether the images of a template that belong to one medium, such as a video, are first
     averaged to one image."""
     template_rule: TemplateRule | None = None
-    """insightface's rule that merges the images of a template into one feature, on IJB-B and IJB-C.
-    It replaces `gammas` and `pool_media`. With None those two say how images are merged."""
+    """Rule of insightface, one of `TEMPLATE_RULES`, that merges the images of a template into one
+    feature, on IJB-B and IJB-C. It replaces `gammas` and `pool_media`. With None, `gammas` and
+    `pool_media` determine how images are merged."""
     pairs: Path | None = None
     """The file that lists the pairs, for the protocol `pairs`; None means the file `pairs.csv` in
     the folder of the data set."""
     distractors: Distractors | None = None
-    """Features of the distractors, which the protocol `megaface` requires; others ignore them."""
+    """Features of the distractors. The protocol `megaface` requires them, and all other protocols
+    ignore them."""
     probe_list: Path | None = None
     """The file of MegaFace's list of probes; with None all images are probes."""
     distractor_list: Path | None = None
@@ -127,11 +128,12 @@ class Settings:
     def pair_rules(self, default: str = "normface") -> PairRules:
         """Returns the rules by which a pair of images is called "same" or "different".
 
-        They are the field `rules`. If the field `pca` is not None, it replaces the PCA of these
-        rules.
+        They are the field `rules`. If the field `pca` of the settings is not None, its value
+        replaces the PCA of these rules.
 
         Args:
-          default: key in `pair_rules.PRESETS` of the rules that are used if `rules` is None.
+          default: key in `pair_rules.PRESETS`, such as "plain" or "normface", of the rules that are
+            used if the field `rules` is None.
         """
         rules = self.video_rules(default)
         # 0 asks for no PCA, which the rules express by None.
@@ -143,7 +145,8 @@ class Settings:
         They are the field `rules`; the field `pca` is not used.
 
         Args:
-          default: key in `pair_rules.PRESETS` of the rules that are used if `rules` is None.
+          default: key in `pair_rules.PRESETS`, such as "plain" or "normface", of the rules that are
+            used if the field `rules` is None.
         """
         return self.rules or PRESETS[default]
 
@@ -197,8 +200,8 @@ class Protocol:
     settings do not fit. The evaluation calls it before it computes any features. None if all
     settings fit."""
     has_distractors: bool = False
-    """Whether the user has to give features of distractors by --distractors. These are images of
-    other people, which are added to the gallery in which probes are searched."""
+    """Whether the user has to give features of distractors by --distractors. Distractors are images
+    of people whom no probe shows. They are added to the gallery in which probes are searched."""
 
     def files(
         self,

@@ -1,4 +1,4 @@
-"""Defines the result of a protocol: scores, procedure, curves and the worst mistakes."""
+"""Defines the result of a protocol: scores, how they were computed, curves, worst mistakes."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
@@ -168,8 +168,8 @@ def _curve(curve: Roc) -> dict[str, list[float]]:
 def pair_counts(*same: np.ndarray) -> dict[str, int | list[int]]:
     """Returns the numbers of pairs under the keys "same pairs" and "different pairs".
 
-    It has the form of `Result.counts`. With one array the values are numbers, and with several
-    arrays they are lists of one number per array.
+    The returned dict can be used as `Result.counts`. With one array the values are numbers, and
+    with several arrays they are lists of one number per array.
 
     Args:
       same: one array per split (part of the protocol): [pairs] bool, True where both images show
@@ -239,9 +239,9 @@ def over_snapshots(results: Sequence[Result]) -> Result:
     """Averages the scores of one protocol over several checkpoints, and adds their spread.
 
     The spread is the standard deviation over checkpoints. The fields `pairs`, `intervals` and
-    `calibration` are left out, and other fields such as `curves` and `groups` are those of the last
-    checkpoint. A sentence of `steps` that is not the same for all checkpoints begins with the
-    number of its checkpoint, such as "snapshot 1: ".
+    `calibration` of the returned result are empty, and other fields such as `curves` and `groups`
+    are those of the last checkpoint. A sentence of `steps` that is not the same for all checkpoints
+    begins with the number of its checkpoint, such as "snapshot 1: ".
 
     Args:
       results: one result per checkpoint, in the order of the checkpoints.

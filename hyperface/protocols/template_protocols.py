@@ -51,12 +51,14 @@ def score_templates(
       name: name of the protocol.
       named: the features of the templates' images, under the names that `face_names` returns.
       splits: for each split, (its templates, the pairs that are compared).
-      gammas: K, the number of terms in the fusion of `template_scores`; with None the score
-        is the cosine of the templates' mean features.
+      gammas: K, the number of terms in Ring loss' fusion, a sum of weighted means of the cosines of
+        images (`template_scores`). With None, the score is the cosine of the templates' mean
+        features.
       pool_media: whether the images of a template that belong to one medium, such as a video, are
         first averaged to one image.
-      rule: insightface's rule that merges the images of a template into one feature; `gammas` must
-        then be None and `pool_media` False. With None these two say how images are merged.
+      rule: rule of insightface, one of `TEMPLATE_RULES`, that merges the images of a template into
+        one feature; `gammas` must then be None and `pool_media` False. With None, `gammas` and
+        `pool_media` determine how images are merged.
       detector: name of an image -> score that the face detector gave its face. Needed only if
         `rule` weights images by it.
       progress: called with (number of finished parts, number of all parts).
@@ -208,12 +210,14 @@ def score_search(
       name: name of the protocol.
       named: the features of the templates' images, under the names that `face_names` returns.
       splits: for each split, (gallery templates, probe templates), both with people.
-      gammas: K, the number of terms in the fusion of `template_scores`; with None the score
-        is the cosine of the templates' mean features.
+      gammas: K, the number of terms in Ring loss' fusion, a sum of weighted means of the cosines of
+        images (`template_scores`). With None, the score is the cosine of the templates' mean
+        features.
       pool_media: whether the images of a template that belong to one medium, such as a video, are
         first averaged to one image.
-      rule: insightface's rule that merges the images of a template into one feature; `gammas` must
-        then be None and `pool_media` False. With None these two say how images are merged.
+      rule: rule of insightface, one of `TEMPLATE_RULES`, that merges the images of a template into
+        one feature; `gammas` must then be None and `pool_media` False. With None, `gammas` and
+        `pool_media` determine how images are merged.
       detector: name of an image -> score that the face detector gave its face. Needed only if
         `rule` weights images by it.
       progress: called with (number of finished parts, number of all parts).

@@ -1,4 +1,4 @@
-"""Defines rules of other projects that merge images into templates, as plain data."""
+"""Defines the rules by which the insightface project merges images into templates."""
 
 from typing import NamedTuple
 
@@ -15,8 +15,8 @@ class TemplateRule(NamedTuple):
     A template is a set of images of one person. A medium is a photo or a video, and the frames of a
     video are images. The rule weights the features of the images, and averages them within each
     medium. The sum of these means over the template's media is scaled to unit length. The means
-    themselves are not scaled: a medium weighs less if its images differ, or their features are
-    short.
+    themselves are not scaled. So a medium weighs less if the features of its images have different
+    directions or small norms.
     """
 
     name: str
@@ -70,7 +70,8 @@ def group_by_rule(
         `rule.detector` is True, else not used.
 
     Returns:
-      One feature of unit length per template. `ids` are the templates in rising order.
+      One feature of unit length per template. The field `ids` has the ids of the templates, in
+      rising order.
 
     Raises:
       ValueError: a feature is zero or not finite, all features are equal, lengths differ, or

@@ -52,7 +52,8 @@ def score_step(gammas: int | None, *, merged: bool) -> str:
     """Returns a sentence that describes the score of two templates, for the `steps` of a result.
 
     Args:
-      gammas: K, the number of terms in the fusion of `template_scores`; None for the cosine.
+      gammas: K, the number of terms in Ring loss' fusion (`template_scores`); None if the score is
+        the cosine of the templates' mean features.
       merged: whether a `TemplateRule` has merged each template into one feature. If so, the
         sentence does not speak of mean features.
     """
@@ -148,8 +149,8 @@ def template_scores(
         S = sum_{g = 1..K} (sum_s s exp(g s) / sum_s exp(g s))
 
     s is the cosine of an image of one template and an image of the other; sum_s is over all such
-    pairs of images. All exponents are shifted by -g, so that no weight exceeds 1. Two templates of
-    one image each have the score K s.
+    pairs of images. The computation uses exp(g s - g) in place of exp(g s). This does not change S,
+    and no weight exceeds 1. Two templates of one image each have the score K s.
 
     Args:
       templates: as `group_templates` returns them.
@@ -172,7 +173,8 @@ def template_scores(
       [8. 0.]
 
     References:
-      Zheng et al., Ring loss: Convex Feature Normalization for Face Recognition, CVPR 2018, 4.
+      Zheng et al., Ring loss: Convex Feature Normalization for Face Recognition, CVPR 2018, section
+      4.
     """
     first, second = checked_columns(first=first, second=second)
     first, second = (positions(templates.ids, ids, "template") for ids in (first, second))
@@ -209,8 +211,8 @@ def score_matrix(
       templates: as `group_templates` returns them.
       probes: [probes] ids of the templates that are searched.
       gallery: [gallery] ids of the templates among which they are searched.
-      gammas: K, the number of terms in the fusion of `template_scores`; None for the cosine of the
-        templates' mean features.
+      gammas: K, the number of terms in Ring loss' fusion (`template_scores`). With None, the score
+        is the cosine of the templates' mean features.
       progress: called with (number of finished probes, number of all probes).
 
     Returns:
@@ -253,9 +255,9 @@ def verify_templates(
       same: [pairs] bool, True where both templates show one person.
       split: [pairs] id of the split (part of the protocol) of each pair. Each split has its own
         thresholds. Give all pairs the same id to compute the rates of all pairs together.
-      gammas: K, the number of terms in the fusion of `template_scores`; None for the cosine of the
-        templates' mean features.
-      fars: false accept rates in [0, 1].
+      gammas: K, the number of terms in Ring loss' fusion (`template_scores`). With None, the score
+        is the cosine of the templates' mean features.
+      fars: false accept rates in [0, 1]; by default 1e-6, 1e-5, ... 0.1.
       progress: called with (number of finished pairs, number of all pairs).
 
     Raises:

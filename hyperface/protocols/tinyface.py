@@ -46,8 +46,8 @@ class Searches(NamedTuple):
     """
 
     ranks: np.ndarray
-    """[probes] rank of the best mate, from 1: one more than the number of other people's images
-    that score at least as high."""
+    """[probes] rank of the best mate, from 1: one more than the number of gallery images of people
+    other than the probe's that score at least as high as this mate."""
     average_precision: np.ndarray
     """[probes] average precision over the probe's mates: the area under precision over recall by
     trapezoids, as in the evaluation code that the TinyFace authors published."""

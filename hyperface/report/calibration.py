@@ -73,6 +73,8 @@ def _limits(point: OperatingPoint) -> str:
 def probability_table(title: str, found: Calibration) -> Table:
     """Returns the table of Cllr and ECE, one row per way to turn a cosine into a probability.
 
+    The ways are the uncalibrated (1 + cosine) / 2, the logistic and the isotonic calibration.
+
     Cllr is the cost of the log-likelihood ratio in bits per pair, and ECE is the expected
     calibration error.
 

@@ -51,8 +51,8 @@ def panels(
 
     Args:
       rows: number of rows of axes.
-      columns: number of axes per row. The figure has the width of one or two full axes. More than
-        two axes per row share the width of two.
+      columns: number of axes per row. A figure with two or more axes per row has twice the width of
+        a figure with one; the axes of a row share this width equally.
       height: height of the whole figure in inches.
       share: whether all axes have the same limits in x and in y.
     """
@@ -85,7 +85,7 @@ def line_styles(named: Mapping[str, object]) -> list[Style]:
 
 
 def legend_below(figure: Figure, columns: int) -> None:
-    """Adds one legend below all panels of a figure. It has every label of the panels, each once.
+    """Adds one legend below all panels of a figure, with each label of the panels once.
 
     Args:
       figure: the figure. If nothing in it has a label, no legend is added.

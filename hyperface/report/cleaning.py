@@ -1,4 +1,4 @@
-"""Writes the results of the cleaning of a data set: CSV lists and image sheets."""
+"""Writes CSV lists and image sheets of the images that a cleaned copy of a data set leaves out."""
 
 import csv
 import io
@@ -51,8 +51,8 @@ def write_distances(
     Two files are written:
 
     - `distances.png` has histograms of the squared distances of people (mean over their images) and
-      of images, with the thresholds above which they are dropped. The histogram of images leaves
-      out the images of dropped people.
+      of images, with the thresholds above which people or images are dropped (left out of the
+      cleaned data set). The histogram of images leaves out the images of dropped people.
     - `farthest.png` shows the 40 images that lie farthest from the mean of their person, the
       farthest first. To the left of each is the image of the same person that lies nearest.
 
@@ -122,7 +122,7 @@ def write_overlap(
     """Writes the pairs of people who seem to be in a training set and in an evaluation set.
 
     `overlap.csv` has one line per pair of people, with the two images of them that are most
-    similar. `overlap.png` shows these images of the first 40 pairs. It is not written if there are
+    similar. `overlap.png` shows these images of the first 40 pairs, and is not written if there are
     no pairs.
 
     Args:

@@ -36,7 +36,7 @@ def distance_histogram(
     """Draws histograms of the squared distances of features to the mean feature of their class.
 
     A class is a person. The left panel shows classes, the right panel images, each with the
-    threshold above which the cleaning of a data set drops them.
+    threshold above which classes or images are left out of the cleaned data set.
 
     Args:
       class_distances: [classes] mean squared distance per class; NaN for a class without images.

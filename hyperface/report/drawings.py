@@ -24,7 +24,8 @@ class Points(NamedTuple):
     label: str = ""
     """Text in the legend; "" for no entry."""
     size: float = 8.0
-    """Area of a marker in square points, as matplotlib measures it."""
+    """Area of a marker (the symbol that is drawn at each point), in square typographic points, as
+    matplotlib measures it."""
     marker: str = "o"
     """Shape of the markers, as matplotlib names it: "o" is a disc."""
     hollow: bool = False

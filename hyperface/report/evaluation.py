@@ -47,8 +47,9 @@ def protocol_tables(
     """Returns the tables of all protocols.
 
     After the scores of a protocol come its tables of thresholds, probabilities, feature norms and
-    groups, if the result has these data. If the factors in `areas` of protocols with measured norms
-    differ, the last table compares the feature norms at these resolutions.
+    groups, if the result has these data. The last table compares the feature norms at several
+    resolutions. It is left out unless feature norms were measured at two or more different factors
+    in `areas`.
 
     Args:
       titles: name of a protocol -> its title.
@@ -94,10 +95,10 @@ def write_evaluation(
 ) -> None:
     """Writes the results of an evaluation into a folder.
 
-    The files are `evaluation.json` with all scores, the page `evaluation.html`, and its figures. A
-    protocol that scores a list of pairs also has a file with the score of each pair, and whether it
-    was classified correctly.
-    If the folder is inside the run's folder, the page of the run then links to the evaluation.
+    The files are `evaluation.json` with all scores, the page `evaluation.html`, and its figures.
+    For a protocol that scores a list of pairs, a further file has the score of each pair, and
+    whether the pair was classified correctly. If the folder is inside the run's folder, the page of
+    the run then links to the evaluation.
 
     Args:
       folder: folder that receives the files.

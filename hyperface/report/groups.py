@@ -11,8 +11,9 @@ EMPTY = "An empty cell has too few pairs."
 def group_tables(title: str, groups: Mapping[str, Group]) -> list[Table]:
     """Returns tables of scores with one row per group of images, such as one range of age.
 
-    The first table has the scores at each group's own thresholds. A second table follows if there
-    are scores at the thresholds of all pairs together.
+    The first table has the accuracy of each group, and the scores that are computed from the pairs
+    of the group alone. A second table follows if the groups also have scores at common thresholds,
+    which were chosen on all pairs together.
 
     Args:
       title: title of the protocol, which begins the titles of the tables.

@@ -30,8 +30,8 @@ def accuracy_table(results: Mapping[str, PeopleFolds], baseline: str | None) -> 
 
     Args:
       results: name of a method -> its scores on all groups. All methods have the same pairs.
-      baseline: name of the method, a key of `results`, that is subtracted from the others. With
-        None the table has no column of differences.
+      baseline: name of a method, a key of `results`, whose accuracy is subtracted from that of each
+        other method. With None the table has no column of differences.
     """
     rows = []
     for name, scores in results.items():

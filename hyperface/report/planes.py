@@ -42,7 +42,8 @@ def probability_plane(
     Args:
       features: [examples, 2] two-dimensional features.
       labels: [examples] class ids from 0.
-      agents: [classes, 2] agents (class weights); logits are products with them, without a bias.
+      agents: [classes, 2] agents (class weights). The logit of a class is the inner product of
+        feature and agent, without a bias.
       marks: label -> [2], x and y of a point that is marked on both panels.
       title: title of the panel with the features.
     """

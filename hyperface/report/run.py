@@ -74,9 +74,10 @@ def results_table(results: Mapping[str, Result]) -> Table:
 def bound_table(trained: Mapping[str, Trained], num_classes: int) -> Table:
     """Returns the table of training losses at the last logged step, one row per method.
 
-    The columns are the loss, its softmax term, the scale s of the logits, NormFace's lower bound of
-    the softmax loss at this scale (Proposition 2), and the mean squared distance of a feature to
-    the weight of its class. A cell is empty if the method has no such value.
+    The columns are the whole loss, the softmax term of the loss, the scale s of the logits, the
+    lower bound of the softmax loss at this scale (NormFace, Proposition 2), and the mean squared
+    distance of a feature to the weight of its class. A cell is empty if the method has no such
+    value.
 
     Args:
       trained: name of a method -> its results and training curve.
@@ -146,7 +147,7 @@ def run_report(
 
     Args:
       trained: name of a method -> its results and training curve. The first method is the
-        experiment itself, and others are compared with it.
+        experiment itself. The other methods are trained for comparison.
       baselines: name of a method that was not trained, such as raw pixels -> its result. These
         methods are shown first.
       num_classes: number of people in the training split.

@@ -160,7 +160,9 @@ def similarity_histogram(name: str, scores: np.ndarray, same: np.ndarray) -> Fig
 def resolution_curves(
     sweeps: Mapping[str, Mapping[float, Score]], *, ylabel: str = "share"
 ) -> Figure:
-    """Draws a score against the factor by which the images' area was reduced (Ring loss, Exp. 6).
+    """Draws a score against the factor by which the images' area was reduced.
+
+    This is the plot of experiment 6 in the Ring loss paper.
 
     Args:
       sweeps: label of a curve -> area factor (4 is half the width and height) -> the score, with

@@ -23,8 +23,8 @@ def sweep_table(runs: Sequence[SweptRun]) -> Table:
     """Returns the table of means and standard deviations over seeds, one row per setting.
 
     A sweep trains one experiment with several values of some fields. A setting is one choice of
-    these values; its runs differ in their seeds only. If there are several rows, the one with the
-    best mean of the first score is marked; for an error rate this is the lowest mean.
+    these values; its runs differ in their seeds only. If there are several rows, the row with the
+    best mean of the first score is marked: the highest mean, or for an error rate the lowest.
 
     Args:
       runs: the runs of the sweep, finished or not, at least one.

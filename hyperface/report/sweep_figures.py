@@ -24,7 +24,7 @@ def sweep_curve(runs: Sequence[SweptRun], field: str, figure: str) -> Figure:
     There is one line per choice of values for the other swept fields. Points are runs; lines are
     means over seeds, and bars are sample standard deviations. The x axis is logarithmic if the
     largest value is at least ten times the smallest that is not zero; zero then lies on a short
-    linear part. Values that are not numbers are spaced evenly.
+    part of the axis that is linear. Values that are not numbers are spaced evenly.
 
     Args:
       runs: the runs of the sweep; a run without the score is not drawn.

@@ -44,7 +44,7 @@ class Setting(NamedTuple):
     def spread(self, figure: str) -> float | None:
         """Returns the sample standard deviation of a score over the runs.
 
-        It is None if fewer than two runs have the score.
+        The result is None if fewer than two runs have the score.
 
         Args:
           figure: name of the score, a key of `SweptRun.figures`.

@@ -19,8 +19,8 @@ def losses_with_bound(curves: Mapping[str, Curve]) -> Figure:
     """Draws the training loss against the step, with NormFace's lower bound of the softmax loss.
 
     For a method with a softmax term only this term is drawn, and for other methods the whole loss.
-    The bound (Proposition 2) depends on the scale of the logits at each step. It is drawn for
-    methods whose `metrics.jsonl` has it.
+    The bound (NormFace, Proposition 2) depends on the scale of the logits at each step. The bound
+    is drawn for the methods whose `metrics.jsonl` contains it.
 
     Args:
       curves: name of a method -> the lines of its `metrics.jsonl`, at least one.
@@ -67,8 +67,9 @@ def losses_below_a_guess(groups: Mapping[str, Mapping[str, Curve]], guess: float
 def scales(curves: Mapping[str, Curve]) -> Figure | None:
     """Draws the scale s of the logits, and the radius R of Ring loss, against the step.
 
-    The scale is drawn for methods with a softmax of cosines, and the radius for methods with Ring
-    loss. If there are neither, None is returned.
+    The scale is drawn for methods with a softmax of cosines, and the radius, the norm towards which
+    Ring loss pulls the features, for methods with Ring loss. If there are neither, None is
+    returned.
 
     Args:
       curves: name of a method -> the lines of its `metrics.jsonl`, at least one.

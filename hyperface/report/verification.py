@@ -58,10 +58,10 @@ def write_verification(
       folder: folder that receives `verification.html`, `verification.png` and `verification.json`.
       pairs: the pairs that page and picture show, the most similar first; at least one.
       record: the content of the JSON file. The page uses these entries: "pairs" (one dict per pair,
-        the most similar first), "compared" (number of compared pairs), "prior" (assumed probability
-        that a pair shows one person), "far" (a dict of thresholds and their measured rates, or
-        None), "left out" (photos with a "name" and "reason"), "run" (the network) and "steps"
-        (sentences that describe the computation).
+        the most similar pair first), "compared" (number of compared pairs), "prior" (assumed
+        probability that a pair shows one person), "far" (a dict of thresholds and their measured
+        rates, or None), "left out" (photos with a "name" and "reason"), "run" (the network) and
+        "steps" (sentences that describe the computation).
       summary: sentence that states the thresholds, or why there are none.
       command: the command that compared the photos; "" if Python code did.
     """
