@@ -36,12 +36,13 @@ class Evaluate:
     ) = None
     """How pair lists are scored; plain by default for CFP and for a file of weights, normface else.
     normface: PCA that keeps 99.5 % of the variance, cosine, threshold of the best accuracy.
-    normface-released: the same PCA, Euclidean distance, linear SVM, as in the authors' published
-    code. sphereface-released: the mean feature is subtracted, cosine, mean of the best thresholds.
+    normface-released: the same PCA, Euclidean distance, linear SVM, as in the code of NormFace.
+    sphereface-released: the mean feature is subtracted, cosine, mean of the best thresholds.
     insightface: squared distances and the best of the thresholds 0, 0.01, ..., 3.99, for lists of
-    images only. plain: cosine, and only the threshold is fitted. For ytf and halves the preset sets
-    how the thresholds of the mean and of the maximum similarity are chosen, and whether a mean is
-    subtracted; there is no PCA."""
+    images only. plain: cosine, and only the threshold is fitted. The protocols ytf (videos) and
+    halves (each half of a person's images as a video) compare all frames of two videos, and fit one
+    threshold to the mean and one to the maximum of these similarities. For them the preset sets
+    only how the thresholds are chosen, and whether the mean feature is subtracted."""
     pca: float | None = None
     """Share of variance (below 1) or number of dimensions that PCA keeps in pair lists, instead of
     the preset's; 0 for no PCA."""
