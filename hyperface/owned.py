@@ -263,8 +263,9 @@ def recording(folder: Path) -> Iterator[None]:
     """Records the files that a library creates in and below a folder, as a context manager.
 
     Use it if the library chooses the file names, as a profiler does. The new files are recorded at
-    the end of the block, in the markers of their folders, so that this program may remove them
-    later. They are recorded also if the block raises an error.
+    the end of the block, in the marker of each folder (the file that lists what this program wrote
+    there), so that this program may remove them later. They are recorded also if the block raises
+    an error.
     """
     # The library chooses the names, so the new files are found by comparing before and after.
     before = set(_files_below(folder))
@@ -308,9 +309,10 @@ def take_in_tree(path: Path) -> None:
 def write_text(path: Path, text: str) -> None:
     """Writes a text file in UTF-8, and records it as a file of this program.
 
-    Its name is first recorded in the marker of its folder, so that this program may overwrite and
-    remove the file later. The new text replaces an older file in one step. If the process is killed
-    or the disk is full, the old file stays as it was.
+    The file's name is first recorded in the folder's marker (the file that lists what this program
+    wrote there), so that this program may overwrite and remove the file later. The new text
+    replaces an older file in one step. If the process is killed or the disk is full, the old file
+    stays as it was.
 
     Raises:
       InputError: something that this program did not record already has the path: a file, a folder
@@ -393,7 +395,8 @@ def _take_place(partial: Path, path: Path) -> None:
 def remove(path: Path) -> None:
     """Removes a file if this program wrote it; otherwise does nothing.
 
-    This program wrote it if the marker of its folder records the name. A symbolic link stays.
+    This program wrote a file if the folder's marker, the file that lists what this program wrote
+    there, contains the file's name. A symbolic link stays.
     """
     found = read(path.parent)
     # We never create links, so a link with a recorded name is somebody else's.
@@ -405,9 +408,10 @@ def remove(path: Path) -> None:
 def remove_tree(path: Path) -> None:
     """Removes a checkpoint: the files that Orbax wrote, and the folders that are then empty.
 
-    Orbax is JAX's checkpoint library, and its files are known by their names.
-    A file that Orbax did not write stays, and keeps its folder. Nothing is done if the path is a
-    symbolic link, or if the marker of the parent folder does not record the checkpoint.
+    Orbax is JAX's checkpoint library, and its files are known by their names. If a folder contains
+    a file that Orbax did not write, that file and the folder stay. Nothing is done if the path is a
+    symbolic link, or if the checkpoint is not recorded in the marker of the parent folder (the file
+    that lists what this program wrote there).
 
     Args:
       path: the folder of the checkpoint.
@@ -428,17 +432,18 @@ def remove_tree(path: Path) -> None:
 def rename_tree(path: Path, name: str) -> Path:
     """Renames a checkpoint, such as a damaged one, and returns its new path.
 
-    An earlier checkpoint with the new name is removed. If it contains files that Orbax (JAX's
-    checkpoint library) did not write, these stay in its folder, and the renamed checkpoint gets the
-    next free name: NAME-2, NAME-3, ...
+    If the new name belongs to an earlier checkpoint, that one is removed first. Only files that
+    Orbax (JAX's checkpoint library) wrote are removed. If other files are left under the new name,
+    the renamed checkpoint gets the next free name instead: NAME-2, NAME-3, ...
 
     Args:
       path: the folder of the checkpoint.
-      name: its new name, in the same parent folder.
+      name: the new name of that folder, in the same parent folder.
 
     Raises:
-      InputError: the parent's marker does not record the checkpoint, or the checkpoint contains a
-        file that Orbax did not write.
+      InputError: the checkpoint at `path` contains a file that Orbax did not write, is a symbolic
+        link, or is not recorded in the marker of the parent folder (the file that lists what this
+        program wrote there).
     """
     found = read(path.parent)
     other = foreign_in_tree(path)
@@ -494,8 +499,9 @@ def foreign_in_tree(path: Path) -> str:
 def foreign(folder: Path) -> str:
     """Returns the first file in a folder that this program did not write, or "" if there is none.
 
-    A file counts as written by this program if the folder's marker records it. Every file in a
-    folder below counts as somebody else's. The result is a path relative to the folder.
+    A file counts as written by this program if the folder's marker, the file that lists what this
+    program wrote there, contains the file's name. Every file in a folder below counts as somebody
+    else's. The result is a path relative to the folder.
     """
     found = read(folder)
     known = {MARKER, *(found.files if found else ())}
@@ -505,13 +511,13 @@ def foreign(folder: Path) -> str:
 def clear(folder: Path, *, keep_marker: bool = False) -> None:
     """Removes every file that this program wrote into a folder and into marked folders below it.
 
-    These are the files that the markers record. Folders that are empty afterwards are removed too.
-    If the process is killed, the folder can be cleared again.
+    A folder's marker is the file that lists what this program wrote there. Folders that are empty
+    afterwards are removed too. If the process is killed, the folder can be cleared again.
 
     Args:
       folder: a folder with a marker. A folder without a marker is left alone.
-      keep_marker: keep the folder and its marker, to use it again. They also stay if somebody
-        else's file is in the folder.
+      keep_marker: keep the folder and its marker, to use the folder again. Both also stay if
+        somebody else's file is in the folder.
 
     Raises:
       InputError: a checkpoint contains a file that Orbax did not write. Nothing was removed.
@@ -558,8 +564,8 @@ def _check_trees(folder: Path) -> None:
 def scratch(folder: Path) -> Iterator[Path]:
     """Yields a new temporary folder inside a folder, and removes it at the end of the block.
 
-    This is a context manager. The outer folder is created if it is absent, and is marked as a
-    folder of this program if it has no marker.
+    This is a context manager. The outer folder is created if it is absent. It also gets a marker,
+    the file that lists what this program wrote there, if it has none.
     """
     adopt(folder)
     with tempfile.TemporaryDirectory(dir=folder, prefix="features-") as name:

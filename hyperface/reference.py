@@ -516,8 +516,8 @@ def a_softmax(
         L = -log( e^{|f| psi(theta_y)} / (e^{|f| psi(theta_y)} + sum_{j != y} e^{|f| cos theta_j}) )
         psi(theta) = (-1)^k cos(m theta) - 2 k,   theta in [k pi / m, (k + 1) pi / m]
 
-    f is the feature, y its label, and theta_j its angle to agent j. With `blend` above 0,
-    (lambda cos theta_y + psi(theta_y)) / (1 + lambda) replaces psi(theta_y).
+    f is the feature, y its label, and theta_j the angle between f and agent j. With `blend` above
+    0, (lambda cos theta_y + psi(theta_y)) / (1 + lambda) replaces psi(theta_y).
 
     `losses.a_softmax` also has `gradient="caffe"`, the gradient that the authors' published Caffe
     code computes. It is not the derivative of any loss, so this function does not have it.
@@ -588,7 +588,7 @@ def margin_softmax(
     angular_margin: ArrayLike = 0.0,
     cosine_margin: ArrayLike = 0.0,
 ) -> Losses:
-    """Returns the loss of ArcFace, CosFace or their mix (Deng et al., Eq. 4).
+    """Returns the loss of ArcFace, CosFace or their mix (ArcFace, Deng et al. 2019, Eq. 4).
 
     It is softmax cross-entropy on scaled cosines, with margins on the target logit, the logit of
     the example's own class y. theta_j is the angle between the feature and agent (class weight) j:

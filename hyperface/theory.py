@@ -55,7 +55,7 @@ def softmax_lower_bound(num_classes: int, scale: Numbers) -> NumberEach:
 
 
 def scale_for_bound(num_classes: int, bound: Numbers) -> NumberEach:
-    """Returns the scale at which Proposition 2's bound has a given value: the bound's inverse.
+    """Returns the scale at which the bound of NormFace's Proposition 2 has a given value.
 
         s = (n - 1) / n log((n - 1) / (exp(bound) - 1))
 
@@ -120,7 +120,9 @@ def max_probability(num_classes: int, scale: Numbers = 1.0) -> NumberEach:
 def agent_distortion(
     features: Features, agents: Agents, labels: Labels, num_classes: int
 ) -> PerClass:
-    """Returns per class Proposition 3's bound on the error of replacing examples by their agent.
+    """Returns for each class the bound of NormFace's Proposition 3.
+
+    It bounds the error of comparing with the agent of a class instead of with its examples:
 
         1 / n_c sum_{j in class c} d(f_j, W_c)^2
 
@@ -168,7 +170,7 @@ def updated_distortion(
     decay: float = 0.9,
     counted: Flags | None = None,
 ) -> PerClass:
-    """Updates the moving average of Proposition 3's bound for each class that is in the batch.
+    """Updates a moving average of NormFace's bound (Proposition 3) for each class in the batch.
 
     The bound of a class is the mean squared distance between its normalised features and its
     normalised agent (class weight), as `agent_distortion` returns it.

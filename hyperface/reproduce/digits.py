@@ -209,7 +209,7 @@ def per_run(runs: list[Trained], score: Callable[[Trained], float]) -> list[floa
 def compared(row: str, better: np.ndarray, than: np.ndarray) -> Entry:
     """Returns the table entry of a sentence: some runs classify more images correctly than others.
 
-    Its confidence interval comes from a bootstrap over images and seeds.
+    The entry's confidence interval comes from a bootstrap over images and seeds.
 
     Args:
       row: the sentence, which is the name of the row.

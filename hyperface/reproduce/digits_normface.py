@@ -16,8 +16,8 @@ SCALES = (1, 2, 4, 7, 11)
 def convergence(context: Context) -> Measured:
     """Measures how far the loss of a cosine softmax falls (NormFace, 3.3).
 
-    It is trained without a scale, with scale 10, and with a learned scale. Without a scale,
-    Proposition 2 keeps the loss high.
+    Networks are trained without a scale, with scale 10, and with a learned scale. Without a scale,
+    the lower bound of NormFace's Proposition 2 keeps the loss high.
 
     Args:
       context: the folders and settings of `hyperface reproduce`.
@@ -93,7 +93,7 @@ def scales(context: Context) -> Measured:
 
 
 def distortion(context: Context) -> Measured:
-    """Measures Proposition 3's bound during training on MNIST.
+    """Measures the bound of NormFace's Proposition 3 during training on MNIST.
 
     The bound is the mean squared distance between normalised features and the normalised agents
     (class weights) of their classes.

@@ -1,7 +1,7 @@
 """Measures NormFace's statements about features of faces, on the trained runs at small scale.
 
-These are Table 1 (normalisation at test time), section 5.1 (mirror images), and Proposition 3's
-bound during training.
+These are Table 1 (normalisation at test time), section 5.1 (mirror images), and the bound of its
+Proposition 3 during training.
 """
 
 from collections.abc import Callable, Sequence
@@ -28,7 +28,7 @@ DISTORTED = {
     "C-contrastive, normalised": "faces-c-contrastive",
     "softmax, normalised": "faces-normface",
 }
-"""Loss -> the run that shows Proposition 3's bound during training."""
+"""Loss -> the run that shows the bound of NormFace's Proposition 3 during training."""
 SIMILARITIES = ("Inner-Product", "Euclidean")
 """The two similarities of Table 1, by their names there."""
 
@@ -167,7 +167,7 @@ def _before_and_after(
 def mirror(context: Context) -> Measured:
     """Measures NormFace, 5.1: whether adding the features of the mirror image verifies better.
 
-    It is compared with the image alone and with both features concatenated.
+    The sum is compared with the feature of the image alone and with both features concatenated.
 
     Args:
       context: the folders and settings of `hyperface reproduce`.
@@ -223,7 +223,7 @@ def _pairs(every: Sequence[feature_cache.MirroredFeatures], how: str) -> str:
 
 
 def distortion(context: Context) -> Measured:
-    """Measures Proposition 3's bound at the end of training on faces, once per seed.
+    """Measures the bound of NormFace's Proposition 3 after training on faces, once per seed.
 
     The bound is the mean squared distance between normalised features and the normalised agents
     (class weights) of their classes.

@@ -1,8 +1,8 @@
 """Measures the convergence failure of the cosine softmax on thousands of people (NormFace, 3.3).
 
 With unit features and unit agents (class weights) and no scale, the loss cannot fall below the
-bound of Proposition 2. For thousands of classes this bound is almost the loss of a guess. A scale
-lowers the bound.
+bound of NormFace's Proposition 2. For thousands of classes this bound is almost the loss of a
+guess. A scale lowers the bound.
 """
 
 import json
@@ -48,7 +48,7 @@ class Trained(NamedTuple):
         return float(np.mean([line["softmax"] for line in self.metrics[-LAST:]]))
 
     def bound(self) -> float:
-        """Returns Proposition 2's lower bound of the softmax loss at the final scale, in nats."""
+        """Returns the loss' lower bound (NormFace, Proposition 2) at the final scale, in nats."""
         # One line is enough: the bound depends on the scale alone, which has no noise of batches.
         return self.metrics[-1]["softmax_bound"]
 
@@ -56,8 +56,8 @@ class Trained(NamedTuple):
 def convergence(context: Context) -> Measured:
     """Measures the cosine softmax on thousands of people (NormFace, 3.3).
 
-    For each scale and learning rate these are the final loss, its lower bound by Proposition 2, and
-    the verification accuracy. Without a scale the bound keeps the loss high.
+    For each scale and learning rate these are the final loss, its lower bound by NormFace's
+    Proposition 2, and the verification accuracy. Without a scale the bound keeps the loss high.
 
     Args:
       context: the folders and settings of `hyperface reproduce`.

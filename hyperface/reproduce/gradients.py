@@ -164,7 +164,7 @@ def _agent_norms(decay: float, steps: int = 2_000, rate: float = 0.5) -> np.ndar
 
 
 def softmax_formulas(context: Context) -> Measured:
-    """Checks NormFace, Eq. 1, 2, 5 and 6 against the plain formulas and their autodiff.
+    """Checks NormFace, Eq. 1, 2, 5 and 6, against plain formulas and their automatic derivatives.
 
     The equations are the softmax loss with and without bias (1), the class that it predicts (2),
     the cosine (5), and the softmax loss of scaled cosines (6).
@@ -314,9 +314,9 @@ def norm_in_softmax(context: Context) -> Measured:
 
 
 def ring(context: Context) -> Measured:
-    """Checks Ring loss, Eq. 3 to 6: its value, its gradients, and where it is convex.
+    """Checks Ring loss, Eq. 3 to 6: the loss, its gradients, and where the loss is convex.
 
-    Eq. 5 is the gradient with respect to the radius R, and Eq. 6 that with respect to the features.
+    Its Eq. 5 is the gradient with respect to the radius R, and Eq. 6 that with respect to features.
 
     Args:
       context: not used, because no data and no run is needed.

@@ -95,7 +95,7 @@ def figure_8(scores: Scores) -> Statements:
 
 
 def table_3(scores: Scores) -> Statements:
-    """Returns the comparisons that test the sentences about Table 3: LFW by the BLUFR protocol.
+    """Returns the comparisons that test sentences about NormFace's Table 3: LFW by BLUFR.
 
     Args:
       scores: the scores in one column of the table: name of the row -> seed -> score.
@@ -121,7 +121,7 @@ def table_3(scores: Scores) -> Statements:
 
 
 def table_4(scores: Scores) -> Statements:
-    """Returns the comparisons that test the sentences about Table 4: LFW's pairs, Wu's network.
+    """Returns the comparisons that test sentences about NormFace's Table 4: Wu's network on LFW.
 
     Args:
       scores: the scores in one column of the table: name of the row -> seed -> score.
@@ -140,7 +140,7 @@ def table_4(scores: Scores) -> Statements:
 
 
 def table_5(scores: Scores) -> Statements:
-    """Returns the comparisons that test the sentences about Table 5 and Figure 9: videos (YTF).
+    """Returns the comparisons that test sentences about NormFace's Table 5 and Figure 9 (YTF).
 
     Args:
       scores: the scores in one column of the table: name of the row -> seed -> score.

@@ -73,7 +73,8 @@ def measure(run: Path, context: Context) -> dict[float, NormQuality]:
       context: contains the folder of the data.
 
     Returns:
-      Factor by which the images are smaller in area (1, 16 or 64) -> the measured quality.
+      Factor by which the images are smaller in area (1, 16 or 64) -> `NormQuality`, whose fields
+      say how many genuine pairs are rejected when images of low norm are left out.
     """
     # Without mirror images: the norm of the sum of two features says less about one image.
     network = open_network(run, mirror="none")

@@ -20,11 +20,11 @@ CLASS_COUNTS = (10, 100, 1_000, 10_575, 31_000, 100_000)
 
 
 def scaling(context: Context) -> Measured:
-    """Measures Proposition 1: without a bias, a longer feature never makes its class less probable.
+    """Measures NormFace, Proposition 1: a longer feature never makes its class less probable.
 
     The class of a feature f is the one with the largest logit. Its softmax probability is computed
-    for s f, where s grows from 1 to 100, without and with a bias. With a bias the probability may
-    fall.
+    for s f, where s grows from 1 to 100, without and with a bias. The proposition holds without a
+    bias; with a bias the probability may fall.
 
     Args:
       context: not used, because no data and no run is needed.
@@ -84,7 +84,7 @@ class _Descent(NamedTuple):
 
 
 def bound(context: Context) -> Measured:
-    """Measures Proposition 2: the lower bound of the softmax loss of normalised vectors.
+    """Measures NormFace, Proposition 2: the lower bound of the softmax loss of normalised vectors.
 
     The bound and the numbers of NormFace's section 3.3 are computed in closed form. Then one
     feature and one agent (class weight) per class are optimised as free parameters, without a
@@ -231,7 +231,7 @@ def _descend(scale: float, learned: float, steps: int = 2_000, dim: int = 16) ->
 
 
 def bound_curves(context: Context) -> Measured:
-    """Measures NormFace, Figure 5: the bound of Proposition 2 against the squared norm l^2.
+    """Measures NormFace, Figure 5: the bound of its Proposition 2 against the squared norm l^2.
 
     The bound is the smallest softmax loss that vectors of norm l can reach.
 
@@ -262,7 +262,7 @@ def bound_curves(context: Context) -> Measured:
 
 
 def distortion(context: Context) -> Measured:
-    """Measures Proposition 3: the distortion of distances by an agent, and its bound.
+    """Measures NormFace, Proposition 3: the distortion of distances by an agent, and its bound.
 
     A loss with agents (class weights) compares a feature f_0 with the agent of a class, instead of
     with all features of that class. The distortion is the mean squared difference between two

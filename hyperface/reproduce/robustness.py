@@ -112,7 +112,7 @@ def weights(context: Context) -> Measured:
     """Measures NormFace, Figure 8: how scores vary with the weight of a loss beside softmax.
 
     That loss is C-contrastive loss with margin 1, or center loss, which is C-contrastive loss with
-    margin 0 as in the paper's Table 2. Small heads are trained on the fixed features of a run.
+    margin 0 as in NormFace's Table 2. Small heads are trained on the fixed features of a run.
 
     Args:
       context: the folders and settings of `hyperface reproduce`.

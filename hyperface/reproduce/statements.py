@@ -35,19 +35,22 @@ class Part(NamedTuple):
     """
 
     margins: dict[int, float]
-    """Seed -> difference of scores in percentage points; empty if no seed has both scores."""
+    """Seed -> margin in percentage points: a difference of two scores or of two standard
+    deviations, or a result of `failure`. Empty if no seed has the scores that it needs."""
     least: float = 0.0
-    """The smallest difference in points that agrees with the statement."""
+    """The smallest margin, in points, that agrees with the statement."""
     most: float = math.inf
-    """The largest difference in points that agrees with the statement."""
+    """The largest margin, in points, that agrees with the statement."""
     rows: tuple[str, str] | None = None
     """Names of the rows with the higher and with the lower score; None for another comparison than
     that of two rows."""
 
     def is_as_printed(self) -> bool:
-        """Returns whether the paper's printed scores agree with this comparison.
+        """Returns whether the comparison is true for the scores that the paper prints.
 
-        Use it only for a comparison whose single margin was computed from the printed scores.
+        It is true if the difference of the printed scores, rounded to one decimal, is in [`least`,
+        `most`]. If `most` is infinite, the unrounded difference must be above `least`. `margins`
+        must have exactly one element, which is that difference.
         """
         # The printed scores of a column count as those of one seed.
         (margin,) = self.margins.values()
@@ -75,14 +78,15 @@ class Scores(NamedTuple):
     ) -> list[Part]:
         """Returns the comparisons of a statement: each row of `high` scores above each of `low`.
 
-        There is one comparison per pair of rows. If a row has no scores, its comparisons have no
-        margins.
+        There is one comparison per pair of rows. If a row has no scores, the field `margins` of its
+        comparisons is empty.
 
         Args:
           high: name or names of the rows that should score higher.
           low: name or names of the rows that should score lower.
           least: smallest difference that agrees with the statement, in percentage points.
-          most: largest difference that agrees with the statement, in percentage points.
+          most: largest difference that agrees with the statement, in percentage points; by default
+            there is no limit.
         """
         pairs = [(better, worse) for better in _listed(high) for worse in _listed(low)]
         return [
@@ -106,7 +110,8 @@ class Scores(NamedTuple):
         """Returns the comparison of a statement: the networks of a row fail to learn.
 
         A network fails if it diverges, or if it verifies hardly better than a guess. The result is
-        a list with one comparison, whose margins are the numbers in `failures`.
+        a list with one comparison, whose margins are the numbers of this row in the field
+        `failures`.
         """
         return [Part(dict(self.failures.get(row, {})))]
 

@@ -1,7 +1,8 @@
 """Measures how well features verify faces that no network was trained to compute.
 
 Raw pixels and eigenfaces (principal components of pixels) are scored by the same protocols as a
-trained network. Its scores mean something only above these.
+trained network. A trained network has learned something only if its scores are above those of
+pixels and eigenfaces.
 """
 
 from collections.abc import Mapping

@@ -3,9 +3,10 @@
     hyperface clean faces --run runs/faces-softmax --out cleaned
 
 As in Ring loss, section 3, people are dropped whose images are far from their mean feature. Then
-single images of the other people are dropped that are far from it. Without thresholds nothing is
-dropped; `distances.png` and `farthest.png` help to choose thresholds. With --overlap-with, people
-are left out who are also in another data set.
+single images of the other people are dropped that are far from their person's mean. The data set
+itself is not changed: the results are lists and pictures. Without thresholds nothing is dropped;
+`distances.png` and `farthest.png` help to choose thresholds. With --overlap-with, people are left
+out who are also in another data set.
 
 - `keep.txt` lists the images to keep, for hyperface prepare --keep.
 - `dropped.csv` lists all other images with the reason.
@@ -70,7 +71,10 @@ class Clean:
 
 
 def main(args: Sequence[str]) -> None:
-    """Parses the options, then loads JAX and cleans the data set."""
+    """Parses the options, then loads JAX and lists the images to keep and to drop.
+
+    The data set itself is not changed. `hyperface prepare --keep` writes a new one from `keep.txt`.
+    """
     options = program.parse(Clean, args, prog="hyperface clean", description=__doc__ or "")
     _check(options)
     owned.check_free(*(options.out / name for name in RESULTS))
@@ -109,10 +113,11 @@ def _check(options: Clean) -> None:
 
 
 def clean(options: Clean, data: "Embedded", other: "Embedded | None" = None) -> None:
-    """Drops outliers and people of another data set, and writes the lists and pictures.
+    """Lists the images to keep, and those to drop: outliers, and people of another data set.
 
-    The files are written into the folder `options.out`. `keep.txt` names the images to keep, and
-    `dropped.csv` all others with the reason.
+    The data set itself is not changed. The lists and pictures are written into the folder
+    `options.out`. `keep.txt` names the images to keep, and `dropped.csv` all others with the
+    reason.
 
     Args:
       options: the options of the command.

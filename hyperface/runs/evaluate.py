@@ -66,8 +66,8 @@ def plan(options: Evaluate) -> "list[Task]":
     All errors in options, files and data sets are found here, before any image is embedded.
 
     Raises:
-      InputError: an option has a wrong value, none of the chosen protocols accepts an option, or a
-        protocol, a file or a data set is missing.
+      InputError: an option has a wrong value, an option is set that none of the chosen protocols
+        uses, or a protocol, a file or a data set is missing.
 
     Example:
       >>> from hyperface.runs import evaluate
@@ -92,10 +92,10 @@ def run(
         evaluation.json; None writes no options.
 
     Returns:
-      Task name -> result. The name is that of the protocol, such as "lfw"; for reduced images it
-      ends with the factor of the area, such as "lfw-area4". If several checkpoints are scored, the
-      result is their average. If several processes run, only the first one returns results; the
-      others return {}.
+      Task name -> `Result`, whose field `figures` has the scores by name. The task's name is that
+      of the protocol, such as "lfw"; for reduced images it ends with the factor of the area, such
+      as "lfw-area4". If several checkpoints are scored, the result is their average. If several
+      processes run, only the first one returns results; the others return {}.
 
     Raises:
       InputError: there is no such network, the images have another size than the network's, or a

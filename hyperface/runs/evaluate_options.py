@@ -20,12 +20,13 @@ class Evaluate:
     """Folder of a run or of an export, a file of weights (.onnx, .safetensors, .caffemodel, .pth),
     "pixels", or a features file (.npz, or .npy with names in .txt)."""
     protocol: str = ""
-    """Published protocols, separated by commas, such as lfw,blufr. By default the run's own
-    protocol: on the test images of its data set."""
+    """Names of protocols, separated by commas, such as lfw,blufr. The description of the command
+    lists all names. By default the run's own protocol: on the test images of the data set that it
+    was trained on."""
     checkpoint: tuple[int | Literal["best"], ...] = ()
-    """Steps of the checkpoints to score; the newest by default. Several are averaged, with their
-    spread. "best" is the checkpoint with the lowest mean training loss over the steps since the
-    checkpoint before it."""
+    """Steps of the checkpoints to score; the newest by default. If there are several, each is
+    scored, and the mean of their scores is reported with its spread. "best" is the checkpoint with
+    the lowest mean training loss over the steps since the checkpoint before it."""
     mirror: Literal["none", "sum", "max", "concat"] | None = None
     """How features of image and mirror image are merged: none (no mirror image), sum, max (of each
     component) or concat. By default as in the run's experiment."""
@@ -35,12 +36,13 @@ class Evaluate:
     ) = None
     """How pair lists are scored; plain by default for CFP and for a file of weights, normface else.
     normface: PCA that keeps 99.5 % of the variance, cosine, threshold of the best accuracy.
-    normface-released: the same PCA, Euclidean distance, linear SVM, as in the authors' published
-    code. sphereface-released: the mean feature is subtracted, cosine, mean of the best thresholds.
+    normface-released: the same PCA, Euclidean distance, linear SVM, as in the code of NormFace.
+    sphereface-released: the mean feature is subtracted, cosine, mean of the best thresholds.
     insightface: squared distances and the best of the thresholds 0, 0.01, ..., 3.99, for lists of
-    images only. plain: cosine, and only the threshold is fitted. For ytf and halves the preset sets
-    how the thresholds of the mean and of the maximum similarity are chosen, and whether a mean is
-    subtracted; there is no PCA."""
+    images only. plain: cosine, and only the threshold is fitted. The protocols ytf (videos) and
+    halves (each half of a person's images as a video) compare all frames of two videos, and fit one
+    threshold to the mean and one to the maximum of these similarities. For them the preset sets
+    only how the thresholds are chosen, and whether the mean feature is subtracted."""
     pca: float | None = None
     """Share of variance (below 1) or number of dimensions that PCA keeps in pair lists, instead of
     the preset's; 0 for no PCA."""
@@ -63,12 +65,12 @@ class Evaluate:
     insightface's own scores are those of --mirror sum."""
     bootstrap: int | None = None
     """Number of resamples of people, from which 95 % intervals are computed; 0 for no intervals. By
-    default 1,000 for "folder", and 0 for pair lists."""
+    default 1,000 for the protocol "folder" (all pairs of your own people), and 0 for pair lists."""
     group_by: Path | None = None
-    """CSV file whose first line is name,group. The scores of pair lists and of "folder" are also
-    reported for each group of images, such as an age, a pose or an origin. A name is that of an
-    image, or that of a person: the part of an image's name before the first slash. Pairs of images
-    from two groups are reported together."""
+    """CSV file whose first line is name,group. The scores of pair lists and of the protocol
+    "folder" are also reported for each group of images, such as an age, a pose or an origin. A name
+    is that of an image, or that of a person: the part of an image's name before the first slash.
+    Pairs of images from two groups are reported together."""
     resolution: tuple[float, ...] = ()
     """Factors by which the images' area is reduced before they are enlarged to their size again, to
     test low resolution (Ring loss, Exp. 6). Each factor is evaluated; by default only 1."""

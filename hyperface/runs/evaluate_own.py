@@ -31,7 +31,7 @@ USED = {"source", "checkpoint", "mirror", "out", "data_dir", "coordinator", "pro
 
 
 def score_own_test(options: Evaluate) -> None:
-    """Evaluates a run by its own protocol, as its report does, and writes `evaluation.json`.
+    """Evaluates a run by its own protocol, and writes `evaluation.json`.
 
     The own protocol compares or classifies the test images of the data set on which the run was
     trained. The file is written into the folder of --out; by default that is the run's folder.
@@ -40,7 +40,8 @@ def score_own_test(options: Evaluate) -> None:
       options: the options of `hyperface evaluate`, without --protocol.
 
     Raises:
-      InputError: the source is not a run with checkpoints, or an option needs --protocol.
+      InputError: the source is not a run with checkpoints, or an option is set that needs
+        --protocol.
     """
     steps, folder = checkpoints(options), options.source / "checkpoints"
     if not folder.is_dir():

@@ -90,8 +90,8 @@ def plan(options: Evaluate) -> list[Task]:
     sets are found here, before any image is embedded.
 
     Raises:
-      InputError: an option has a wrong value, none of the chosen protocols accepts an option, or a
-        protocol, a file or a data set is missing.
+      InputError: an option has a wrong value, an option is set that none of the chosen protocols
+        uses, or a protocol, a file or a data set is missing.
     """
     protocols = _protocols(options.protocol)
     settings = _settings(options)
@@ -199,7 +199,7 @@ def checkpoints(options: Evaluate) -> tuple[int, ...]:
     """Returns the steps of the checkpoints to evaluate; () means the newest checkpoint alone.
 
     They are the values of --checkpoint. "best" is replaced by the step of the checkpoint with the
-    lowest mean training loss.
+    lowest mean training loss over the steps since the checkpoint before it.
 
     Raises:
       InputError: "best" was requested, but no checkpoint has a recorded loss.

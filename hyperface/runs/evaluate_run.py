@@ -61,8 +61,9 @@ def run(
         writes no options.
 
     Returns:
-      Task name, such as "lfw" or "lfw-area4" for reduced images, -> result. If several processes
-      run, only the first one returns results; the others return {}.
+      Task name, such as "lfw" or "lfw-area4" for reduced images, -> `Result`, whose field `figures`
+      has the scores by name. If several processes run, only the first one returns results; the
+      others return {}.
 
     Raises:
       InputError: there is no such network, the images have another size than the network's, or a

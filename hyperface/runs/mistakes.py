@@ -16,9 +16,9 @@ def hardest_of_groups(splits: Sequence[Split], results: Sequence[Result]) -> Dra
     """Returns the section of a run's report that shows the hardest pairs of test images.
 
     The hardest pairs are the most similar ones of different people, and the least similar ones of
-    one person. With the option `evaluation.people_folds` the people are divided into groups, and
-    one network per group is trained on the others. The pairs are then the hardest ones over all
-    groups. Other runs have one group.
+    one person. With the experiment's field `evaluation.people_folds` the people are divided into
+    groups, and one network per group is trained on the others. The pairs are then the hardest ones
+    over all groups. Other runs have one group.
 
     Args:
       splits: for each group, its test images.

@@ -75,7 +75,7 @@ def prepare(options: Prepare) -> Path:
     """Prepares a data set: `hyperface prepare` for Python and notebooks.
 
     The counts of the data set and the images that were left out are logged. If the same data set
-    exists already, it is kept.
+    exists already, it is not written again.
 
     Args:
       options: the options of the command.
@@ -84,7 +84,8 @@ def prepare(options: Prepare) -> Path:
       The folder DATA_DIR/NAME/VERSION of the data set.
 
     Raises:
-      InputError: the source cannot be used, or another data set already has the name.
+      InputError: the source cannot be used, or another data set already has the name and the option
+        --replace is not set.
 
     Example:
       >>> prepare(Prepare("photos/", out="mine", held_out=10))  # doctest: +SKIP
@@ -130,7 +131,7 @@ def run(task: "Task") -> Path:
 
     Raises:
       InputError: no image can be used (with --strict: an image cannot be used), or another data set
-        already has the name.
+        already has the name and the option --replace is not set.
     """
     from hyperface.runs import prepare_run
 

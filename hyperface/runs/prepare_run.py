@@ -30,8 +30,8 @@ SMALLEST_FACE = 48
 def run(task: Task) -> Path:
     """Writes the data set of a task, logs its counts, and returns its folder.
 
-    If the same data set exists already, it is kept. Images that cannot be used are left out and
-    logged; with the option --strict they are an error.
+    If the same data set exists already, it is not written again. Images that cannot be used are
+    left out and logged; with the option --strict they are an error.
 
     Args:
       task: the task that `plan` returned.
@@ -41,7 +41,7 @@ def run(task: Task) -> Path:
 
     Raises:
       InputError: no image can be used (with --strict: an image cannot be used), or another data set
-        already has the name.
+        already has the name and the option --replace is not set.
     """
     source, stored = task.source, task.stored
     if task.detection is not None:

@@ -189,7 +189,7 @@ def join(options: Any) -> None:
     """Connects this process with the others of the run, if there are several.
 
     The options name them, or a launcher such as SLURM does in the environment. Afterwards only the
-    first process, which writes all files, prints its log.
+    first process, which writes all files, prints the log.
 
     Args:
       options: options with the fields `coordinator` (host:port of process 0), `processes` (number

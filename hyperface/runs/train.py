@@ -101,10 +101,10 @@ def train(
       init_from: backbone to fine-tune: the folder of a run, or a weight file.
       fresh: delete the files of an earlier run in the folder, and train from the start.
       workers: number of processes that read and decode images; 0 uses threads.
-      on_nan: reaction to a loss that is not finite, whose step never updates the parameters.
-        "stop" saves the state before it and raises DivergenceError. "skip" continues with the next
-        step. "rollback" returns to the last checkpoint, and repeats the steps up to this one
-        without their updates.
+      on_nan: reaction to a loss that is not finite. Such a step never updates the parameters.
+        "stop" saves the state before that step and raises DivergenceError. "skip" continues with
+        the next step. "rollback" returns to the last checkpoint, and leaves out all updates from
+        there to that step.
 
     Returns:
       The run's folder, network and scores.
@@ -145,8 +145,9 @@ def train(
 def plan(options: Train) -> "list[Task]":
     """Returns the training tasks of the experiment and of the experiments it is compared with.
 
-    The experiment's field `compare` names the latter. All errors in the experiment, the data, the
-    folders and the backbone to start from are found here, before anything is compiled.
+    The experiment's field `compare` names the experiments it is compared with. All errors in the
+    experiment, the data, the folders and the backbone to start from are found here, before anything
+    is compiled.
 
     Raises:
       InputError: an experiment is not valid, a data set is missing or cannot be trained on, a

@@ -30,8 +30,8 @@ class Task(NamedTuple):
     """One experiment to train in one folder, with all settings of its training."""
 
     experiment: Experiment
-    """The experiment to train. With `evaluation.people_folds` there is one task per group of
-    people, whose experiment does not train on that group."""
+    """The experiment to train. With the experiment's field `evaluation.people_folds` there is one
+    task per group of people, whose experiment does not train on that group."""
     folder: Path
     """The run's folder."""
     data_dir: Path
@@ -44,7 +44,7 @@ class Task(NamedTuple):
     workers: int
     """Number of processes that read images; 0 uses threads."""
     on_nan: OnNan
-    """Reaction to a loss that is not finite, whose step never updates the parameters: "stop" with
+    """Reaction to a loss that is not finite. Such a step never updates the parameters: "stop" with
     an error, "skip" to the next step, or "rollback" to the last checkpoint."""
     profile_steps: tuple[int, int] | None
     """First and last step to profile; None profiles nothing."""
@@ -54,12 +54,12 @@ class Task(NamedTuple):
 
 
 def plan(options: Train) -> list[Task]:
-    """Returns the tasks of the experiment, then those of the experiments it is compared with.
+    """Returns the tasks of the experiment, then those of the experiments to compare it with.
 
-    The experiment's field `compare` names the latter. Each experiment has one task. With
-    `evaluation.people_folds` the people are divided into groups, and there is one task per group,
-    which trains on the people of the other groups. The data set "orl_faces" is prepared if it is
-    absent; any other data set must have been prepared.
+    The latter are named in the experiment's field `compare`. An experiment has one
+    task, or several if its field `evaluation.people_folds` divides the people into groups: then
+    there is one task per group, which trains on the people of the other groups. The data set
+    "orl_faces" is prepared if it is absent; any other data set must have been prepared.
 
     Raises:
       InputError: an experiment is not valid, a data set is missing or cannot be trained on, a
