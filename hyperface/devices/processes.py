@@ -28,8 +28,8 @@ _joined: Cluster | None = None
 class AgreedStop(Exception):
     """Base class of exceptions that all processes raise at the same step.
 
-    After such an exception no process waits for another process that has ended already. So each
-    process can end in the normal way.
+    If only one process raised an exception and ended, the others would wait for it. Since all
+    processes raise this exception at the same step, each of them can end in the normal way.
     """
 
 
@@ -90,7 +90,8 @@ def is_multiprocess() -> bool:
 def process_slice() -> dict[str, int]:
     """Returns keyword arguments of `training_batches` that select this process's slice of a batch.
 
-    If several processes train together, each of them reads an equal slice of every batch.
+    If several processes train together, each of them reads an equal slice of every batch. The keys
+    are "process", the number of this process from 0, and "processes", their total number.
     """
     return {"process": jax.process_index(), "processes": jax.process_count()}
 

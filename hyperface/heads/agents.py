@@ -58,8 +58,8 @@ class AgentHead(nn.Module):
     ) -> Objective:
         """Returns the objective of this head's terms.
 
-        Its scalars are the scale, Proposition 2's bound at this scale, the blends of SphereFace
-        terms, and AdaFace's statistics of the feature norm.
+        Its scalars are the scale, the bound of NormFace's Proposition 2 at this scale, the blends
+        of SphereFace terms, and AdaFace's statistics of the feature norm.
 
         Args:
           features: [batch, dim], un-normalised.

@@ -78,7 +78,7 @@ class Objective(NamedTuple):
     """Name -> scalar to be logged, such as scale and radius."""
     agent_distances: jax.Array | None = None
     """[batch] squared distance of each normalised feature to the agent (class weight) of its class,
-    for Proposition 3's bound; None if no term has agents."""
+    to log the bound of NormFace's Proposition 3; None if no term has agents."""
 
 
 def rows_of(matrix: jax.Array, labels: jax.Array, context: Context) -> jax.Array:

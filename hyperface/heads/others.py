@@ -21,8 +21,8 @@ class CenterHead(nn.Module):
     As in the paper, the gradient of the centers is not the derivative of the loss. It is
     `losses.center_direction` over the whole batch (per class, the sum of center - feature, divided
     by 1 + the number of examples), whatever the weight of the term is. With the option rule="paper"
-    the centers move by a fixed share of it, and with rule="caffe" the optimiser uses it like any
-    gradient.
+    the option `rate` times this direction is subtracted from the centers. With rule="caffe" the
+    optimiser uses the direction like any gradient.
 
     Attributes:
       num_classes: number of rows of the matrix of centers.

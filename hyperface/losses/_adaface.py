@@ -124,7 +124,7 @@ class AdaFace(ScaledLogits):
     concentration: ArrayLike = 0.333
     """h: the quality z reaches 1 where the norm is std / h above the mean."""
     bounded: bool = field(default=False, metadata={"static": True})
-    """Whether |scale x cosine| is known to stay below 70. Then exp cannot overflow, and no maximum
+    """Whether |scale x cosine| is known to be at most 70. Then exp cannot overflow, and no maximum
     is subtracted before it."""
 
     @property
@@ -143,9 +143,10 @@ class AdaFace(ScaledLogits):
         margin: ArrayLike = 0.4,
         concentration: ArrayLike = 0.333,
     ) -> "AdaFace":
-        """Returns the term, with `bounded` set if the scale is a concrete number of at most 70.
+        """Returns the term, with `bounded` set if the scale is known to be at most 70.
 
-        Otherwise, it is not set: for example for a scale that jit traces, whose value is unknown.
+        This is known for a Python number or NumPy array of such values. For a scale that is a JAX
+        array, `bounded` is not set.
 
         Args:
           statistics: mean and deviation of the feature norms.

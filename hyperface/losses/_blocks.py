@@ -19,8 +19,9 @@ AgentGradient = Literal["tangent", "inner-product", "distance"]
 """How the gradient of normalised agents is computed:
 
 - "tangent": through the normalisation (NormFace, Eq. 4), the exact gradient
-- "inner-product": that of the inner product, as if the rows had been stored at unit length
-- "distance": that of the squared distance, as if the rows had been stored at unit length
+- "inner-product": the gradient of the inner product of feature and agent, as if the agents had
+  been stored at unit length, so that no scaling has to be differentiated
+- "distance": the gradient of the squared distance of feature and agent, in the same way
 """
 
 # The eps of `l2_normalize`: both sides of a cosine are normalised by the same rule.
@@ -157,7 +158,10 @@ def block_of(
     start: Any,
     first: Any,
 ) -> Block:
-    """Returns the block that begins at row `start`, with flags for the classes that it counts.
+    """Returns a `Block`: similarities, class ids and bias of the classes from row `start` on.
+
+    Its flags `counted` are False for classes that a reduction must leave out: each example's own
+    class, classes that do not take part, and those of rows before `first`.
 
     Args:
       layout: the static options, such as block size and precision.

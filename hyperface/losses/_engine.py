@@ -313,14 +313,15 @@ def block_gradients_of(
 ) -> Callable[..., BlockGradients]:
     """Returns a function that computes the gradients that come from one block of classes.
 
-    Its signature is (agents, start, first, [similarities]) -> BlockGradients. The block consists of
-    the rows of `agents` from `start` on. Rows before `first` are not counted, because an earlier
-    block has counted them. If it gets no similarities, it computes them.
+    The returned function has the signature (agents, start, first, [similarities]) ->
+    BlockGradients. The block consists of the rows of `agents` from `start` on. Rows before `first`
+    are not counted, because an earlier block has counted them. If the function gets no
+    similarities, it computes them.
 
     Args:
       layout: the static options, such as block size and precision.
-      inputs: terms, features, labels and bias, for the batch of all devices. Its agents are not
-        used.
+      inputs: terms, features, labels and bias, for the batch of all devices. The field `agents` of
+        these inputs is not used.
       slopes: function of a block that returns two values: the derivatives by similarities and bias,
         and the block's part of the derivatives by the arguments of the folds (reductions over
         classes).

@@ -58,8 +58,8 @@ class LogSumExp:
     Its argument is the scale s [batch]. b_j is the bias of class j, 0 without a bias.
 
     Attributes:
-      bounded: whether |s z| is known to stay below `BOUNDED_SCALE`, so that no maximum has to be
-        subtracted before exp.
+      bounded: whether |s z_j| is known to be at most 70 (`BOUNDED_SCALE`), so that exp cannot
+        overflow, and no maximum has to be subtracted before it.
     """
 
     bounded: bool = False
@@ -186,7 +186,8 @@ class HingeSum:
     def slope(self, block: Block, fold_args: jax.Array, summary: jax.Array | None) -> Slope:
         """Returns the derivatives of the value by each similarity and by the argument c.
 
-        The former is 1 if the similarity exceeds c, and otherwise 0. The latter is minus their sum.
+        The derivative by a similarity is 1 if the similarity exceeds c, and otherwise 0. The
+        derivative by c is -1 times the sum of these derivatives.
 
         Args:
           block: the block of classes.

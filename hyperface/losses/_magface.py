@@ -38,7 +38,7 @@ class MagFace(ScaledLogits):
     easy_margin: bool = field(default=True, metadata={"static": True})
     """Whether the margin is applied only where the cosine to the own agent is positive."""
     bounded: bool = field(default=False, metadata={"static": True})
-    """Whether |scale x cosine| is known to stay below 70. Then exp cannot overflow, and no maximum
+    """Whether |scale x cosine| is known to be at most 70. Then exp cannot overflow, and no maximum
     is subtracted before it."""
 
     @property
@@ -59,9 +59,10 @@ class MagFace(ScaledLogits):
         upper_norm: ArrayLike = 110.0,
         easy_margin: bool = True,
     ) -> "MagFace":
-        """Returns the term, with `bounded` set if the scale is a concrete number of at most 70.
+        """Returns the term, with `bounded` set if the scale is known to be at most 70.
 
-        Otherwise, it is not set: for example for a scale that jit traces, whose value is unknown.
+        This is known for a Python number or NumPy array of such values. For a scale that is a JAX
+        array, `bounded` is not set.
 
         Args:
           scale: s, the factor on the cosines, a scalar or [batch].

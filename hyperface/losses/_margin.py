@@ -43,7 +43,7 @@ class MarginSoftmax(ScaledLogits):
     """"exact" is the gradient of the equation. "released" leaves the angular margin out of the
     derivative of the logit, as insightface's published code does."""
     bounded: bool = field(default=False, metadata={"static": True})
-    """Whether |scale x cosine| is known to stay below 70. Then exp cannot overflow, and no maximum
+    """Whether |scale x cosine| is known to be at most 70. Then exp cannot overflow, and no maximum
     is subtracted before it."""
 
     @classmethod
@@ -57,7 +57,9 @@ class MarginSoftmax(ScaledLogits):
     ) -> "MarginSoftmax":
         """Returns the term, with `angular` and `bounded` set.
 
-        Both depend on the values, and are set for the general case if jit traces a value.
+        `angular` is False only if the angular multiplier is known to be 1 and the angular margin to
+        be 0. `bounded` is True only if the scale is known to be at most 70. Values of JAX arrays do
+        not count as known.
 
         Args:
           scale: s, the factor on the cosines, a scalar or [batch].

@@ -46,9 +46,9 @@ def sample_classes(
     number at every step. Losses, gradients and cost are those of a data set that has only these
     classes. The agents (class weights) of other classes are not read, and get no gradient.
 
-    The sampling is stratified. The class ids are rotated by a random offset and divided into equal
-    runs, and one class is drawn from each run. So every class is drawn with probability `rate`, and
-    no sort of all classes is needed.
+    The sampling is stratified. The class ids are rotated by a random offset and divided into
+    equal intervals, and one class is drawn from each interval. So every class is drawn with
+    probability `rate`, and no sort of all classes is needed.
 
     Args:
       key: a random key, the same on every device.

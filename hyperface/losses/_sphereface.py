@@ -44,8 +44,9 @@ class SphereFace:
     Caffe code computes."""
 
     released_gradient: ClassVar[AgentGradient] = "inner-product"
-    """How the authors' published code computes the gradient of the agents, which
-    `a_softmax(gradient="caffe")` selects."""
+    """A constant, not a hyper-parameter. `a_softmax(gradient="caffe")` computes the agents'
+    gradient in this way, as the Caffe code of SphereFace's authors does: it is the gradient of the
+    inner product, without the derivative of the agents' scaling to unit length."""
 
     @property
     def fold(self) -> LogSumExp:

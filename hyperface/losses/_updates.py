@@ -37,7 +37,8 @@ from hyperface.rules import vary_over, varying_axes
 class RowUpdate(Protocol):
     """A function that applies an optimiser to some rows of the agents (class weights).
 
-    It is a pytree whose leaves are its constants, such as `jax.tree_util.Partial(sgd, rate)`.
+    It is called as (rows, their state, their gradient), and returns (new rows, new state). It is a
+    pytree whose leaves are its constants, such as `jax.tree_util.Partial(sgd, rate)`.
 
     A new row and its new state must depend on this row alone, because the update is called once per
     block of rows, and once more for the rows of the batch's own classes.
@@ -93,12 +94,13 @@ class OwnRows(NamedTuple):
     labels: jax.Array
     """[batch] class ids of all examples."""
     at: Location
-    """Device and row of the agent (class weight) of each example's class."""
+    """Whether the agent (class weight) of each example's class is on this device, and its row."""
     order: jax.Array
     """[batch] positions of the examples in the batch, sorted by the row of their class."""
     sorted_rows: jax.Array
-    """[batch] row numbers of the examples' classes, in this order. For a class on another device,
-    this is the number of rows here, the index behind the last row."""
+    """[batch] row numbers of the examples' classes on this device, sorted as `order` says. For a
+    class on another device, the entry is the number of rows on this device, which is one more than
+    the last row number."""
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(0,))

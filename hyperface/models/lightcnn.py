@@ -21,7 +21,7 @@ _CONVOLUTIONS = (
 
 
 def max_feature_map(x: jax.Array) -> jax.Array:
-    """Returns [..., channels / 2]: the maximum of channels i and i + channels / 2, for each i."""
+    """Returns [..., channels / 2]: entry i is the larger of channels i and i + channels / 2."""
     return jnp.maximum(*jnp.split(x, 2, axis=-1))
 
 
