@@ -104,8 +104,9 @@ def is_writer() -> bool:
 def wait_for_all(name: str) -> None:
     """Waits until every process has called this function with the same name.
 
-    The barrier is at JAX's coordinator. A barrier of the devices would be a collective, which has
-    a shorter timeout than scoring takes.
+    If there is only one process, it does not wait. The processes wait at JAX's coordinator and not
+    in a collective operation of the devices, whose timeout may be shorter than the time that
+    another process needs, for example for scoring.
 
     Args:
       name: name of the barrier; it must be the same in all processes.
@@ -122,6 +123,8 @@ def wait_for_all(name: str) -> None:
 
 def allgather(name: str, value: _Json) -> list[_Json]:
     """Waits for all processes, and returns the value of each, in order of process.
+
+    If there is only one process, the result is a list of its value.
 
     Args:
       name: name of the exchange, for error messages and to tell exchanges apart; it must be the
@@ -144,11 +147,12 @@ def allgather(name: str, value: _Json) -> list[_Json]:
 
 
 def broadcast_from_writer(name: str, value: _Json) -> _Json:
-    """Waits for all processes, and returns the value of the writing process.
+    """Waits for all processes, and returns the value of the writing process (process 0).
 
     Args:
       name: name of the exchange, for error messages and to tell exchanges apart; it must be the
         same in all processes.
-      value: this process's value, which JSON can represent.
+      value: this process's value, which JSON can represent. The values of other processes than the
+        writing one are not used.
     """
     return allgather(name, value)[0]

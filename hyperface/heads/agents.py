@@ -44,7 +44,7 @@ class AgentHead(nn.Module):
         features, agents, both or none.
       precision: precision of the operands of matmuls: "float32", "tf32", "mixed" or "bf16".
       memory_budget: memory in MiB in which similarities may be stored for the backward pass. If
-        they do not fit, they are computed twice.
+        the similarities need more, the backward pass computes them again.
     """
 
     num_classes: int

@@ -147,8 +147,8 @@ def mined(
 ) -> Objective:
     """Returns the objective of a loss on pairs or triplets of the whole batch.
 
-    Each loss belongs to one example of this device, the anchor. The other examples of its pairs and
-    triplets are from the whole batch.
+    There is one loss per example of this device, which is called the anchor. The other examples of
+    the anchor's pairs or triplets come from the whole batch, that is from all devices.
 
     Args:
       name: name of the term.

@@ -176,7 +176,10 @@ class AdaFace(ScaledLogits):
         return jax.nn.softplus(value - (scale * cosine + target.bias))
 
     def quality(self, feature_norm: jax.Array) -> jax.Array:
-        """Returns the quality z_hat [batch]: h (norm - mean) / std, clipped to [-1, 1].
+        """Returns the quality z [batch]: h (norm - mean) / std, clipped to [-1, 1].
+
+        h is `concentration`, and mean and std are `statistics`. As in the authors' published code,
+        the norm is clipped to [0.001, 100] first, and 0.001 is added to std.
 
         Args:
           feature_norm: [batch] length of each un-normalised feature.

@@ -58,7 +58,9 @@ class Residuals(NamedTuple):
 
 @partial(jax.custom_vjp, nondiff_argnums=(0,))
 def joint_losses(layout: Layout, inputs: Inputs) -> tuple[jax.Array, ...]:
-    """Returns one array of losses [batch] per term (class-wise loss), with a custom gradient.
+    """Returns one array of losses [batch] per term (class-wise loss).
+
+    The gradient is computed by hand-written code, block by block of classes.
 
     Args:
       layout: the static options, such as block size and precision.

@@ -131,7 +131,7 @@ def margin_softmax(
     gradient: MarginGradient = "exact",
     **engine: Unpack[Engine],
 ) -> Losses:
-    """Computes ArcFace, CosFace or their mix (Deng et al., Eq. 4): softmax with margins.
+    """Computes ArcFace, CosFace or their mix: softmax with margins (ArcFace, Eq. 4).
 
         target logit s (cos(m1 theta_y + m2) - m3), the other logits s cos theta_j
 

@@ -105,7 +105,7 @@ def _mean(norm: jax.Array, counted: jax.Array | None, axis_name: AxisName | None
 
 @jax.custom_vjp
 def _ring(features: jax.Array, radius: jax.Array) -> jax.Array:
-    """Returns the paper's loss [batch], with the paper's gradients (Eq. 5 and 6)."""
+    """Returns the paper's loss [batch], with its gradients (Ring loss, Eq. 5 and 6)."""
     return _ring_fwd(features, radius)[0]
 
 

@@ -29,7 +29,8 @@ class Sample(NamedTuple):
     """[size] bool, False for a place that would repeat a class, or whose class is on another
     device."""
     labels: jax.Array
-    """[batch] int32 place of each example's own class, counted over the places of all devices."""
+    """[batch] int32 place of each example's own class, counted over the places of all devices;
+    -1 for a label out of range."""
 
 
 def sample_classes(

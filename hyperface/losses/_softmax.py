@@ -165,7 +165,9 @@ def softmax(
     gradient: Gradient = "exact",
     **engine: Unpack[Engine],
 ) -> Losses:
-    """Computes softmax cross-entropy on scaled cosines: NormFace, Eq. 6 (Eq. 1 with "none").
+    """Computes softmax cross-entropy on scaled cosines: NormFace, Eq. 6.
+
+    With normalize="none" it is NormFace, Eq. 1.
 
         L = -log( exp(s <W~_y, f~>) / sum_j exp(s <W~_j, f~>) )
 

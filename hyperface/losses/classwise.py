@@ -102,7 +102,7 @@ def joint(
 
     Args:
       terms: the losses with their hyper-parameters, such as `Softmax(2.0)`. All must have the same
-        normalisation.
+        value of `normalize`, which says whether features and agents are scaled to unit length.
       features: [batch, dim], floating point, un-normalised.
       agents: [classes, dim] class weights; with `axis_name` only the rows of this device, in the
         order of the devices.
@@ -194,15 +194,16 @@ def weighted_sum(
 ) -> jax.Array | tuple[jax.Array, tuple[jax.Array, ...]]:
     """Returns the weighted sum of several losses, over all terms and examples.
 
-    The losses are those of `joint`. The sum over terms t and examples i is that of weights[t][i] x
-    loss_t[i]. When gradients are taken, hinge losses (`CContrastive`, and `CTriplet` over all
+    The losses are those of `joint`. The result is the sum of weights[t][i] x loss_t[i] over terms t
+    and examples i. When gradients are taken, hinge losses (`CContrastive`, and `CTriplet` over all
     negatives) need one pass over the classes instead of two. This is possible because the weights
     are known: the gradient of an agent (class weight) is a weighted sum over the examples. A block
     of classes in which every hinge is 0 skips the matmuls of the gradients. Other terms need two
     passes, as in `joint`.
 
     Args:
-      terms: the losses with their hyper-parameters; all must have the same normalisation.
+      terms: the losses with their hyper-parameters. All must have the same value of `normalize`,
+        which says whether features and agents are scaled to unit length.
       features: [batch, dim], floating point, un-normalised.
       agents: [classes, dim] class weights, one row per class.
       labels: [batch] integer class ids.
@@ -258,12 +259,14 @@ def weighted_sum_with_update(
     If the caller donates agents and state to `jax.jit`, they are overwritten in place. The
     gradients to all other arguments are those of `weighted_sum`.
 
-    If the sum is not finite or its cotangent is 0, agents and state are returned unchanged.
+    If the sum is not finite, or if the cotangent of the sum is 0, agents and state are returned
+    unchanged.
 
     The update cannot clip the gradient by its global norm, which is known only after the scan.
 
     Args:
-      terms: the losses with their hyper-parameters; all must have the same normalisation.
+      terms: the losses with their hyper-parameters. All must have the same value of `normalize`,
+        which says whether features and agents are scaled to unit length.
       features: [batch, dim], floating point, un-normalised.
       agents: [classes, dim] class weights, one row per class. No other part of the differentiated
         function may use them.
