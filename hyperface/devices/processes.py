@@ -61,8 +61,8 @@ def exit_now(status: int) -> NoReturn:
     """Ends this process at once with an exit status, without Python's normal shutdown.
 
     It is for an error in only one of several processes. The others notice that this process is
-    gone, and end too. A normal shutdown would be a deadlock: it waits for the other processes, and
-    they wait for this process at their next collective.
+    gone, and end too. A normal shutdown would wait for the other processes, which wait for this
+    process at their next collective operation: a deadlock.
     """
     if _joined is not None and _joined.process == 0:
         # Process 0 runs the coordinator. When it is gone, JAX ends the other processes at once.
@@ -104,9 +104,9 @@ def is_writer() -> bool:
 def wait_for_all(name: str) -> None:
     """Waits until every process has called this function with the same name.
 
-    If there is only one process, it does not wait. The processes wait at JAX's coordinator and not
-    in a collective operation of the devices, whose timeout may be shorter than the time that
-    another process needs, for example for scoring.
+    If there is only one process, the function returns at once. Several processes wait at JAX's
+    coordinator and not in a collective operation of the devices, whose timeout may be shorter than
+    the time that another process needs, for example for scoring.
 
     Args:
       name: name of the barrier; it must be the same in all processes.

@@ -54,8 +54,8 @@ class Context(NamedTuple):
     def with_padding_of_ones(self, features: jax.Array) -> jax.Array:
         """Returns features [batch, dim] with ones in the rows of padding.
 
-        Padding has no weight, but its loss or gradient may be infinite, and 0 times infinity is
-        NaN. A loss is finite at ones, and need not be at zeros.
+        Padding has the weight 0, but the loss or gradient of a row of zeros may be infinite, and 0
+        times infinity is NaN. For a row of ones all losses are finite.
         """
         if self.counted is None:
             return features

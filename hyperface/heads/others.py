@@ -18,7 +18,7 @@ from hyperface.normalize import l2_norm
 class CenterHead(nn.Module):
     """The head of center loss, which owns the centers [classes, dim].
 
-    As in the paper, the gradient of the centers is not the derivative of the loss. It is
+    As in the paper, the gradient of the centers is not the derivative of the loss, but
     `losses.center_direction` over the whole batch (per class, the sum of center - feature, divided
     by 1 + the number of examples), whatever the weight of the term is. With the option rule="paper"
     the option `rate` times this direction is subtracted from the centers. With rule="caffe" the

@@ -224,7 +224,8 @@ def adaface(
     clipped to [0.001, 100], 0.001 is added to std, and theta_y + g_angle is clipped to [0.001, pi -
     0.001]. The target logit has no gradient where it is clipped. That code updates the statistics
     by a batch before it uses them. It also clips all cosines to [-0.999, 0.999], so a feature
-    within 0.045 rad of its own agent gets no gradient from it. This function does not clip cosines.
+    within 0.045 rad of its own agent gets no gradient from this agent. This function does not clip
+    cosines.
 
     Args:
       features: [batch, dim], floating point, un-normalised; half precision is computed in float32.

@@ -169,8 +169,9 @@ def block_of(
       bias: [classes] numbers that are added to the logits, or None.
       classes: the labels, and the classes that take part.
       start: first row of the block.
-      first: first row that is counted. It exceeds `start` only in the last block if that was moved
-        back to have full size: the block before it has counted its earlier rows.
+      first: first row that is counted. `first` exceeds `start` only in the last block, if this
+        block was moved back to have full size. The rows from `start` to `first` are then in the
+        block before too, which has counted them.
     """
     local = start + jnp.arange(layout.block_size, dtype=classes.labels.dtype)
     ids = local + first_row(layout.num_rows, layout.shards.axis_name)

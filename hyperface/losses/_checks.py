@@ -174,7 +174,8 @@ def flags(name: str, x: ArrayLike, count: int, each: str) -> jax.Array:
 def number(name: str, x: ArrayLike, least: float, most: float) -> ArrayLike:
     """Returns a scalar hyper-parameter, as a Python number if it is not a JAX array.
 
-    A JAX array stays one, even if it is concrete, because a caller may differentiate by it.
+    A JAX array, concrete or traced, is returned as a JAX array, because a caller may differentiate
+    by it.
 
     Args:
       name: name of the argument, for messages.

@@ -122,7 +122,7 @@ def pull_losses(
     Returns:
       (slopes, pull_terms). `slopes(block)` returns the derivatives by the block's similarities and
       bias, and the block's part of the derivatives by the arguments of the folds (the reductions
-      over classes). `pull_terms` takes the sum of these parts over all blocks. It returns the
+      over classes). `pull_terms` takes the sum of these parts over all blocks, and returns the
       gradients to the terms' hyper-parameters and to the `Target`, the numbers of each example's
         own class.
     """
@@ -158,7 +158,7 @@ def summed_losses(
 ) -> tuple[jax.Array, tuple[jax.Array, ...]]:
     """Returns (sum, losses) for terms whose folds (reductions over classes) are sums, as of hinges.
 
-    If it is differentiated, one scan over the classes computes both the sum and all gradients.
+    If the sum is differentiated, one scan over the classes computes both the sum and all gradients.
 
     Args:
       layout: the static options, such as block size and precision.

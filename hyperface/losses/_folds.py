@@ -109,7 +109,7 @@ class LogSumExp:
 
         z_j is the similarity to class j, s the scale and b_j the bias.
 
-        If no class was counted, it is a very low finite number instead of -inf.
+        If no class was counted, the result is a very low finite number instead of -inf.
         """
         largest, total = summary
         empty = total == 0
@@ -201,7 +201,9 @@ class HingeSum:
 
 @dataclass(frozen=True)
 class Maximum:
-    """The reduction max_j z_j of the similarities z_j to all other classes. It takes no argument.
+    """The reduction max_j z_j of the similarities z_j to all other classes.
+
+    The reduction needs no argument, so `fold_args` is None.
 
     Of several classes with the same maximum, the one with the lowest id gets the gradient.
     """
@@ -224,7 +226,7 @@ class Maximum:
     def merge(self, first: Maxima, second: Maxima) -> Maxima:
         """Returns the summary of both: the larger maximum and its class.
 
-        If both maxima are equal, it contains the class with the lower id.
+        If both maxima are equal, the summary contains the class with the lower id.
         """
         # Class ids are compared, because the scan starts at the last block: the order of merging
         # does not tell which class is lower.

@@ -121,8 +121,9 @@ def magface(
         target logit s cos(theta_y + m(a)), the other logits s cos theta_j
         m(a) = l_m + (u_m - l_m) (a - l_a) / (u_a - l_a),   a = ||f|| clipped to [l_a, u_a]
 
-    f is the feature, theta_j its angle to the agent (class weight) of class j, y its own class, and
-    s the scale. l_m, u_m, l_a and u_a are the lower and upper margin and norm.
+    f is the feature, theta_j the angle between f and the agent (class weight) of class j, y the
+    example's own class, and s the scale. l_m, u_m, l_a and u_a are the lower and upper margin and
+    norm.
 
     The paper's loss is the batch mean of this function plus lambda_g = 35 times
     `magface_regularizer`. The gradient flows through the margin too, and shortens features that are
@@ -131,9 +132,10 @@ def magface(
     images. Outside [l_a, u_a] neither the margin nor the regulariser has a gradient to the norm.
 
     The paper's equation also has a useless minimum: all agents are at one point, and all features
-    are opposite to it. There theta_y + m(a) exceeds pi, and its cosine rises again. The authors'
-    published code avoids this by its "easy margin", which the paper does not mention: it applies no
-    margin where cos theta_y is not positive. The loss is discontinuous at cos theta_y = 0.
+    are opposite to it. There theta_y + m(a) exceeds pi, and cos(theta_y + m(a)) rises again. The
+    authors' published code avoids this minimum by an "easy margin", which the paper does not
+    mention: no margin is applied where cos theta_y is not positive. The loss is discontinuous at
+    cos theta_y = 0.
 
     Args:
       features: [batch, dim], floating point, un-normalised; half precision is computed in float32.

@@ -146,11 +146,11 @@ def margin_softmax(
 
         dL/df~ = s p m1 sin(m1 theta_y + m2) dtheta_y/df~ + s sum_{j != y} p_j W~_j
 
-    dtheta_y/df~ has length 1. So the first part does not vanish near the agent: its length tends to
-    s p m1 sin(m2), but its direction (away from the agent) is undefined at theta_y = 0. There the
-    computed gradient is finite and almost zero. The same holds at theta_y = pi. The angle is
-    computed from the part of the feature that is orthogonal to the agent, and not as the arccos of
-    a cosine, so that float32 keeps its digits.
+    dtheta_y/df~ has length 1. So the first part of the sum does not vanish near the agent: the
+    length of this part tends to s p m1 sin(m2), but its direction (away from the agent) is
+    undefined at theta_y = 0. There the computed gradient is finite and almost zero. The same holds
+    at theta_y = pi. The angle is computed from the part of the feature that is orthogonal to the
+    agent, and not as the arccos of a cosine, so that float32 keeps its digits.
 
     Args:
       features: [batch, dim], floating point; half precision is computed in float32.

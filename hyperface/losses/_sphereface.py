@@ -200,8 +200,8 @@ def a_softmax(
       agents: [classes, dim] class weights, one row per class.
       labels: [batch] integer class ids.
       margin: m, 1 to 4; 1 is softmax with normalised agents.
-      blend: lambda, at least 0. 0 uses the margin alone; SphereFace lowers it from 1000 to 5 during
-        training (`annealed_blend`).
+      blend: lambda, at least 0. 0 uses the margin alone; SphereFace lowers lambda from 1000 to 5
+        during training (`annealed_blend`).
       gradient: "exact" is the gradient of the equation. "caffe" is the gradient that the authors'
         published Caffe code computes, which differs in two ways. The true gradient of the logit of
         class y to f is a W~_y + b f, with scalars a and b, and W~_y the agent at unit length. For
@@ -262,8 +262,8 @@ def l_softmax(
       agents: [classes, dim] class weights, one row per class.
       labels: [batch] integer class ids.
       margin: m, 1 to 4; 1 is plain softmax.
-      blend: lambda, at least 0. 0 uses the margin alone; SphereFace lowers it from 1000 to 5 during
-        training (`annealed_blend`).
+      blend: lambda, at least 0. 0 uses the margin alone; SphereFace lowers lambda from 1000 to 5
+        during training (`annealed_blend`).
       engine: options of the computation, all optional, which `classwise.Engine` describes:
         `block_size` (classes per block), `axis_name` and `split_batch` (how agents and batch are
         split over devices), `precision` (of matmuls), `memory_budget` (bytes of stored

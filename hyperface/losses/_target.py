@@ -48,7 +48,7 @@ class Target(NamedTuple):
     def angle(self) -> jax.Array:
         """Returns the angle [batch] between each feature and the agent of its class, in radians.
 
-        It is precise near 0 and pi, where the arccos of `similarity` is not.
+        The angle is precise near 0 and pi, where the arccos of `similarity` is not.
 
         Raises:
           ValueError: the angle was not computed, because no term has `needs_angle = True`.

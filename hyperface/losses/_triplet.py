@@ -74,8 +74,8 @@ class CTriplet:
     def loss(self, target: Target, value: jax.Array) -> jax.Array:
         """Returns the loss [batch].
 
-        With `always_pull` and the exact gradient, it includes the squared distance to the own
-        agent.
+        The loss includes the squared distance to the own agent only with `always_pull` and the
+        exact gradient.
 
         Args:
           target: numbers of each example, such as its similarity to the agent (class weight) of its

@@ -145,7 +145,7 @@ def single(
     bias: Bias | None = None,
     **engine: Unpack[Engine],
 ) -> jax.Array:
-    """Returns the loss [batch] of one term; it is `joint` for a single term.
+    """Returns the loss [batch] of one term: the only entry of what `joint` returns for it.
 
     Args:
       name: name of the public function that calls it, for messages.
@@ -251,7 +251,7 @@ def weighted_sum_with_update(
     sum_over: AxisName | None = None,
     **engine: Unpack[Engine],
 ) -> jax.Array | tuple[jax.Array, tuple[jax.Array, ...]]:
-    """Returns the result of `weighted_sum`, and updates the agents when it is differentiated.
+    """Returns the result of `weighted_sum`, and updates the agents in its reverse pass.
 
     Agents are the class weights. In place of the gradient to `agents`, JAX returns the UPDATED
     agents, and in place of the gradient to `state` the updated state. The backward scan computes

@@ -139,7 +139,7 @@ class _Shared(NamedTuple):
 
         Args:
           layer: the layer, which owns the parameters.
-          x: its output, [batch, ..., channels].
+          x: output of the layer, [batch, ..., channels].
           counted: [batch] True for an example and False for padding, which the statistics leave
             out; None counts all.
         """
