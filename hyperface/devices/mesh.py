@@ -40,8 +40,8 @@ def check_batch_size(batch_size: int, num_devices: int) -> None:
       num_devices: number of devices.
 
     Raises:
-      InputError: it cannot. The message states both numbers, and the nearest batch sizes that can
-        be split.
+      InputError: the batch cannot be split evenly. The message states both numbers, and the nearest
+        batch sizes that can be split.
     """
     if batch_size % num_devices:
         below = batch_size // num_devices * num_devices

@@ -116,8 +116,11 @@ def similarities_of(
       forward: whether this is the forward pass, in which the precision "mixed" rounds to bfloat16.
 
     Returns:
-      (similarities, rows, inverse_norms): [block, batch]; the agents of the block, [block, dim];
-      and [block] 1 / length of each agent, or None if agents are not normalised.
+      Three arrays:
+
+      - similarities: [block, batch]
+      - rows: [block, dim] the agents of the block
+      - inverse_norms: [block] 1 / length of each of these agents; None if agents are not normalised
     """
     rows = rows_of(agents, start, layout)
     inverse_norms = inverse_norms_of(layout, rows)
@@ -132,8 +135,9 @@ def similarities_of(
 def columns_of(layout: Layout, x: jax.Array, *, forward: bool) -> jax.Array:
     """Returns the features as columns [dim, batch], rounded as an operand of a matmul.
 
-    They are computed once, before the scan. Without the optimisation barrier XLA would fuse the
-    transpose into each matmul of the scan, and then multiply the rounded operands in float32.
+    The columns are computed once, before the scan over blocks. An optimisation barrier prevents XLA
+    from fusing the transpose into each matmul of the scan, because XLA would then multiply the
+    rounded operands in float32.
 
     Args:
       layout: the static options, such as block size and precision.
@@ -166,7 +170,7 @@ def block_of(
     Args:
       layout: the static options, such as block size and precision.
       similarities: [block, batch] similarities of the block's classes to each example.
-      bias: [classes] numbers that are added to the logits, or None.
+      bias: [classes on this device] numbers that are added to the logits; None adds nothing.
       classes: the labels, and the classes that take part.
       start: first row of the block.
       first: first row that is counted. `first` exceeds `start` only in the last block, if this

@@ -69,9 +69,9 @@ class LogSumExp:
 
     @property
     def additive(self) -> bool:
-        """Whether `merge` only adds and `slope` does not need the summary.
+        """Returns False: `slope` needs the summary over all classes.
 
-        If so, one scan over the classes computes both the value and the gradients.
+        So the value and the gradients need one scan over the classes each.
         """
         return False
 
@@ -118,8 +118,9 @@ class LogSumExp:
     def slope(self, block: Block, fold_args: jax.Array, summary: Maxima) -> Slope:
         """Returns the derivatives of the value by the similarities, by the scale and by the logits.
 
-        They are s p_j, sum_j p_j z_j and p_j, where z_j is the similarity to class j, s the scale,
-        and p the softmax over all counted classes.
+        The derivative by z_j, the similarity to class j, is s p_j. The derivative by the scale s is
+        the sum of p_j z_j over the classes of the block, and that by the logit of class j is p_j.
+        p is the softmax over all counted classes of all blocks.
 
         Args:
           block: the block of classes.
@@ -159,9 +160,9 @@ class HingeSum:
 
     @property
     def additive(self) -> bool:
-        """Whether `merge` only adds and `slope` does not need the summary.
+        """Returns True: `merge` only adds, and `slope` does not need the summary.
 
-        If so, one scan over the classes computes both the value and the gradients.
+        So one scan over the classes computes both the value and the gradients.
         """
         return True
 
@@ -210,9 +211,9 @@ class Maximum:
 
     @property
     def additive(self) -> bool:
-        """Whether `merge` only adds and `slope` does not need the summary.
+        """Returns False: `slope` needs the summary over all classes.
 
-        If so, one scan over the classes computes both the value and the gradients.
+        So the value and the gradients need one scan over the classes each.
         """
         return False
 

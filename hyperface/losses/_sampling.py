@@ -82,6 +82,8 @@ def sample_classes(
 
     References:
       An et al., Partial FC: Training 10 Million Identities on a Single Machine, ICCVW 2021.
+      An et al., Killing Two Birds with One Stone: Efficient and Robust Training of Face Recognition
+      CNNs by Partial FC, CVPR 2022.
     """
     if not 0.0 < rate <= 1.0:
         raise ValueError(f"expected a rate above 0 and up to 1, found {rate}")

@@ -1,9 +1,9 @@
 """Computes the part of the losses and gradients that comes from each example's own class.
 
-The own class is called the target, and no fold contains it. `target_of` computes the facts about it
-that terms use. `add_target` adds the target's part of the gradients to those that the backward scan
-computed. If agents are split by rows, the device that has the target's row computes its part, and
-the other devices add zeros.
+The own class is called the target, and no fold contains it. `target_of` computes the numbers of
+this class that terms use. `add_target` adds the target's part of the gradients to those that the
+backward scan computed. If agents are split by rows, the device that has the target's row computes
+its part, and the other devices add zeros.
 """
 
 from functools import partial
