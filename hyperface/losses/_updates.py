@@ -1,13 +1,13 @@
 """Updates the agents inside the backward scan, so that their whole gradient is never in memory.
 
 Agents are the class weights, one row per class. The scan carries the agents and their optimiser's
-state. It reads a block of rows, computes the block's gradient, and overwrites the block by the
-updated rows. It does so in place if the caller donates agents and state.
+state. In each step it reads a block of rows, computes the block's gradient, and overwrites the
+block by the updated rows. No copy is made if the caller donates agents and state.
 
 One part of the gradient is known only after the scan: that of the targets, the examples' own
 classes, for terms whose fold depends on the target. So the scan also collects the rows of these
-classes as they were before it, and the gradient that they got in it. After the scan these few rows
-are updated again, from their collected values and by their whole gradient.
+classes as they were before the scan, and the gradient that the scan computed for them. After the
+scan these few rows are updated again, from the collected values and by their whole gradient.
 """
 
 from collections.abc import Callable

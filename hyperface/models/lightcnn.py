@@ -33,6 +33,7 @@ class LightCNN(Backbone):
     the classes, so it is a setting of the loss (`SoftmaxTerm.dropout`).
 
     Attributes:
+      feature_dim: number of values of the feature, 256 in the paper.
       slimmer: number by which the channels of all convolutions are divided, 1 in the paper.
     """
 
