@@ -14,7 +14,8 @@ def options(platform: str | None = None) -> dict[str, str]:
     """Returns the options of XLA's compiler with which convolutions run faster on a CPU.
 
     Args:
-      platform: platform of the devices that run it, such as "cpu"; None takes JAX's default.
+      platform: platform of the devices that run it, such as "cpu"; None takes JAX's default
+        platform.
 
     Returns:
       The options for `jax.jit` and `Lowered.compile`. They are empty on other platforms than a CPU,

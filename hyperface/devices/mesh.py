@@ -40,8 +40,8 @@ def check_batch_size(batch_size: int, num_devices: int) -> None:
       num_devices: number of devices.
 
     Raises:
-      InputError: it cannot. The message states both numbers, and the nearest batch sizes that can
-        be split.
+      InputError: the batch cannot be split evenly. The message states both numbers, and the nearest
+        batch sizes that can be split.
     """
     if batch_size % num_devices:
         below = batch_size // num_devices * num_devices
@@ -60,7 +60,8 @@ def num_devices() -> int:
 def device_memory() -> int:
     """Returns the memory in bytes of one local device, the smallest if they differ.
 
-    CPU devices report none. They get an equal part of the machine's memory each.
+    CPU devices do not report their memory. For them the result is the machine's memory divided by
+    the number of local devices.
     """
     stats = [device.memory_stats() for device in jax.local_devices()]
     if all(stats):
@@ -119,7 +120,8 @@ def split_rows(array: np.ndarray, devices: Sequence[Device] | None = None) -> ja
 def put_whole(tree: _Tree) -> _Tree:
     """Returns a tree of arrays with a whole copy of each array on every local device.
 
-    A function of such arrays and of arrays from `split_rows` runs on all local devices.
+    A jitted function may use such arrays (for example a network's parameters) together with arrays
+    from `split_rows` (for example images), and then runs on all local devices.
     """
     return jax.device_put(tree, replicated(jax.local_devices()))
 

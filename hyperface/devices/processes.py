@@ -28,8 +28,8 @@ _joined: Cluster | None = None
 class AgreedStop(Exception):
     """Base class of exceptions that all processes raise at the same step.
 
-    After such an exception no process waits for another process that has ended already. So each
-    process can end in the normal way.
+    If only one process raised an exception and ended, the others would wait for it. Since all
+    processes raise this exception at the same step, each of them can end in the normal way.
     """
 
 
@@ -61,8 +61,8 @@ def exit_now(status: int) -> NoReturn:
     """Ends this process at once with an exit status, without Python's normal shutdown.
 
     It is for an error in only one of several processes. The others notice that this process is
-    gone, and end too. A normal shutdown would be a deadlock: it waits for the other processes, and
-    they wait for this process at their next collective.
+    gone, and end too. A normal shutdown would wait for the other processes, which wait for this
+    process at their next collective operation: a deadlock.
     """
     if _joined is not None and _joined.process == 0:
         # Process 0 runs the coordinator. When it is gone, JAX ends the other processes at once.
@@ -90,7 +90,8 @@ def is_multiprocess() -> bool:
 def process_slice() -> dict[str, int]:
     """Returns keyword arguments of `training_batches` that select this process's slice of a batch.
 
-    If several processes train together, each of them reads an equal slice of every batch.
+    If several processes train together, each of them reads an equal slice of every batch. The keys
+    are "process", the number of this process from 0, and "processes", their total number.
     """
     return {"process": jax.process_index(), "processes": jax.process_count()}
 
@@ -103,8 +104,9 @@ def is_writer() -> bool:
 def wait_for_all(name: str) -> None:
     """Waits until every process has called this function with the same name.
 
-    The barrier is at JAX's coordinator. A barrier of the devices would be a collective, which has
-    a shorter timeout than scoring takes.
+    If there is only one process, the function returns at once. Several processes wait at JAX's
+    coordinator and not in a collective operation of the devices, whose timeout may be shorter than
+    the time that another process needs, for example for scoring.
 
     Args:
       name: name of the barrier; it must be the same in all processes.
@@ -121,6 +123,8 @@ def wait_for_all(name: str) -> None:
 
 def allgather(name: str, value: _Json) -> list[_Json]:
     """Waits for all processes, and returns the value of each, in order of process.
+
+    If there is only one process, the result is a list of its value.
 
     Args:
       name: name of the exchange, for error messages and to tell exchanges apart; it must be the
@@ -143,11 +147,12 @@ def allgather(name: str, value: _Json) -> list[_Json]:
 
 
 def broadcast_from_writer(name: str, value: _Json) -> _Json:
-    """Waits for all processes, and returns the value of the writing process.
+    """Waits for all processes, and returns the value of the writing process (process 0).
 
     Args:
       name: name of the exchange, for error messages and to tell exchanges apart; it must be the
         same in all processes.
-      value: this process's value, which JSON can represent.
+      value: this process's value, which JSON can represent. The values of other processes than the
+        writing one are not used.
     """
     return allgather(name, value)[0]

@@ -44,7 +44,7 @@ class AgentHead(nn.Module):
         features, agents, both or none.
       precision: precision of the operands of matmuls: "float32", "tf32", "mixed" or "bf16".
       memory_budget: memory in MiB in which similarities may be stored for the backward pass. If
-        they do not fit, they are computed twice.
+        the similarities need more, the backward pass computes them again.
     """
 
     num_classes: int
@@ -58,8 +58,8 @@ class AgentHead(nn.Module):
     ) -> Objective:
         """Returns the objective of this head's terms.
 
-        Its scalars are the scale, Proposition 2's bound at this scale, the blends of SphereFace
-        terms, and AdaFace's statistics of the feature norm.
+        Its scalars are the scale, the bound of NormFace's Proposition 2 at this scale, the blends
+        of SphereFace terms, and AdaFace's statistics of the feature norm.
 
         Args:
           features: [batch, dim], un-normalised.

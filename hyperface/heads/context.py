@@ -54,8 +54,8 @@ class Context(NamedTuple):
     def with_padding_of_ones(self, features: jax.Array) -> jax.Array:
         """Returns features [batch, dim] with ones in the rows of padding.
 
-        Padding has no weight, but its loss or gradient may be infinite, and 0 times infinity is
-        NaN. A loss is finite at ones, and need not be at zeros.
+        Padding has the weight 0, but the loss or gradient of a row of zeros may be infinite, and 0
+        times infinity is NaN. For a row of ones all losses are finite.
         """
         if self.counted is None:
             return features
@@ -78,7 +78,7 @@ class Objective(NamedTuple):
     """Name -> scalar to be logged, such as scale and radius."""
     agent_distances: jax.Array | None = None
     """[batch] squared distance of each normalised feature to the agent (class weight) of its class,
-    for Proposition 3's bound; None if no term has agents."""
+    to log the bound of NormFace's Proposition 3; None if no term has agents."""
 
 
 def rows_of(matrix: jax.Array, labels: jax.Array, context: Context) -> jax.Array:

@@ -18,11 +18,11 @@ from hyperface.normalize import l2_norm
 class CenterHead(nn.Module):
     """The head of center loss, which owns the centers [classes, dim].
 
-    As in the paper, the gradient of the centers is not the derivative of the loss. It is
+    As in the paper, the gradient of the centers is not the derivative of the loss, but
     `losses.center_direction` over the whole batch (per class, the sum of center - feature, divided
     by 1 + the number of examples), whatever the weight of the term is. With the option rule="paper"
-    the centers move by a fixed share of it, and with rule="caffe" the optimiser uses it like any
-    gradient.
+    the option `rate` times this direction is subtracted from the centers. With rule="caffe" the
+    optimiser uses the direction like any gradient.
 
     Attributes:
       num_classes: number of rows of the matrix of centers.
@@ -147,8 +147,8 @@ def mined(
 ) -> Objective:
     """Returns the objective of a loss on pairs or triplets of the whole batch.
 
-    Each loss belongs to one example of this device, the anchor. The other examples of its pairs and
-    triplets are from the whole batch.
+    There is one loss per example of this device, which is called the anchor. The other examples of
+    the anchor's pairs or triplets come from the whole batch, that is from all devices.
 
     Args:
       name: name of the term.

@@ -124,7 +124,7 @@ class AdaFace(ScaledLogits):
     concentration: ArrayLike = 0.333
     """h: the quality z reaches 1 where the norm is std / h above the mean."""
     bounded: bool = field(default=False, metadata={"static": True})
-    """Whether |scale x cosine| is known to stay below 70. Then exp cannot overflow, and no maximum
+    """Whether |scale x cosine| is known to be at most 70. Then exp cannot overflow, and no maximum
     is subtracted before it."""
 
     @property
@@ -143,9 +143,10 @@ class AdaFace(ScaledLogits):
         margin: ArrayLike = 0.4,
         concentration: ArrayLike = 0.333,
     ) -> "AdaFace":
-        """Returns the term, with `bounded` set if the scale is a concrete number of at most 70.
+        """Returns the term, with `bounded` set if the scale is known to be at most 70.
 
-        Otherwise, it is not set: for example for a scale that jit traces, whose value is unknown.
+        This is known for a Python number or NumPy array of such values. For a scale that is a JAX
+        array, `bounded` is not set.
 
         Args:
           statistics: mean and deviation of the feature norms.
@@ -175,7 +176,10 @@ class AdaFace(ScaledLogits):
         return jax.nn.softplus(value - (scale * cosine + target.bias))
 
     def quality(self, feature_norm: jax.Array) -> jax.Array:
-        """Returns the quality z_hat [batch]: h (norm - mean) / std, clipped to [-1, 1].
+        """Returns the quality z [batch]: h (norm - mean) / std, clipped to [-1, 1].
+
+        h is `concentration`, and mean and std are `statistics`. As in the authors' published code,
+        the norm is clipped to [0.001, 100] first, and 0.001 is added to std.
 
         Args:
           feature_norm: [batch] length of each un-normalised feature.
@@ -220,7 +224,8 @@ def adaface(
     clipped to [0.001, 100], 0.001 is added to std, and theta_y + g_angle is clipped to [0.001, pi -
     0.001]. The target logit has no gradient where it is clipped. That code updates the statistics
     by a batch before it uses them. It also clips all cosines to [-0.999, 0.999], so a feature
-    within 0.045 rad of its own agent gets no gradient from it. This function does not clip cosines.
+    within 0.045 rad of its own agent gets no gradient from this agent. This function does not clip
+    cosines.
 
     Args:
       features: [batch, dim], floating point, un-normalised; half precision is computed in float32.

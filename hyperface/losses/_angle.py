@@ -57,9 +57,9 @@ def angle(features: jax.Array, rows: jax.Array) -> jax.Array:
 
         dtheta/df = -(W~ - cos theta f~) / (sin theta ||f||)
 
-    Both unit vectors are computed as x / sqrt(x^2 + eps), with the small constant eps of
-    `l2_normalize`. So the angle is never exactly 0, and has a gradient everywhere. The angle of a
-    zero vector to any other vector is pi / 2.
+    Both unit vectors are computed as x / sqrt(||x||^2 + 1e-12), as by `l2_normalize`. So the angle
+    is never exactly 0, and has a gradient everywhere. The angle of a zero vector to any other
+    vector is pi / 2.
 
     Args:
       features: [batch, dim] floating point, un-normalised.

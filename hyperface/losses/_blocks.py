@@ -19,8 +19,9 @@ AgentGradient = Literal["tangent", "inner-product", "distance"]
 """How the gradient of normalised agents is computed:
 
 - "tangent": through the normalisation (NormFace, Eq. 4), the exact gradient
-- "inner-product": that of the inner product, as if the rows had been stored at unit length
-- "distance": that of the squared distance, as if the rows had been stored at unit length
+- "inner-product": the gradient of the inner product of feature and agent, as if the agents had
+  been stored at unit length, so that no scaling has to be differentiated
+- "distance": the gradient of the squared distance of feature and agent, in the same way
 """
 
 # The eps of `l2_normalize`: both sides of a cosine are normalised by the same rule.
@@ -115,8 +116,11 @@ def similarities_of(
       forward: whether this is the forward pass, in which the precision "mixed" rounds to bfloat16.
 
     Returns:
-      (similarities, rows, inverse_norms): [block, batch]; the agents of the block, [block, dim];
-      and [block] 1 / length of each agent, or None if agents are not normalised.
+      Three arrays:
+
+      - similarities: [block, batch]
+      - rows: [block, dim] the agents of the block
+      - inverse_norms: [block] 1 / length of each of these agents; None if agents are not normalised
     """
     rows = rows_of(agents, start, layout)
     inverse_norms = inverse_norms_of(layout, rows)
@@ -131,8 +135,9 @@ def similarities_of(
 def columns_of(layout: Layout, x: jax.Array, *, forward: bool) -> jax.Array:
     """Returns the features as columns [dim, batch], rounded as an operand of a matmul.
 
-    They are computed once, before the scan. Without the optimisation barrier XLA would fuse the
-    transpose into each matmul of the scan, and then multiply the rounded operands in float32.
+    The columns are computed once, before the scan over blocks. An optimisation barrier prevents XLA
+    from fusing the transpose into each matmul of the scan, because XLA would then multiply the
+    rounded operands in float32.
 
     Args:
       layout: the static options, such as block size and precision.
@@ -157,16 +162,20 @@ def block_of(
     start: Any,
     first: Any,
 ) -> Block:
-    """Returns the block that begins at row `start`, with flags for the classes that it counts.
+    """Returns a `Block`: similarities, class ids and bias of the classes from row `start` on.
+
+    Its flags `counted` are False for classes that a reduction must leave out: each example's own
+    class, classes that do not take part, and those of rows before `first`.
 
     Args:
       layout: the static options, such as block size and precision.
       similarities: [block, batch] similarities of the block's classes to each example.
-      bias: [classes] numbers that are added to the logits, or None.
+      bias: [classes on this device] numbers that are added to the logits; None adds nothing.
       classes: the labels, and the classes that take part.
       start: first row of the block.
-      first: first row that is counted. It exceeds `start` only in the last block if that was moved
-        back to have full size: the block before it has counted its earlier rows.
+      first: first row that is counted. `first` exceeds `start` only in the last block, if this
+        block was moved back to have full size. The rows from `start` to `first` are then in the
+        block before too, which has counted them.
     """
     local = start + jnp.arange(layout.block_size, dtype=classes.labels.dtype)
     ids = local + first_row(layout.num_rows, layout.shards.axis_name)

@@ -16,13 +16,13 @@ def center(
 ) -> Losses:
     """Computes center loss: half the squared distance of a feature from its class center.
 
-    It is Eq. 2 of Wen et al.:
+    It is Eq. 2 of Wen et al. 2016, the paper of center loss:
 
         L = 1/2 ||f - c_y||^2
 
-    f is the feature and c_y the center of its class y. No gradient reaches the centers: they move
-    by `updated_centers`, or an optimiser moves them along `center_direction`. The gradient to the
-    feature is f - c_y.
+    f is the feature and c_y the center of its class y. No gradient reaches the centers: the caller
+    updates them by `updated_centers`, or gives `center_direction` to an optimiser as their
+    gradient. The gradient to the feature is f - c_y.
 
     Args:
       features: [batch, dim], floating point, un-normalised; half precision is computed in float32.

@@ -74,7 +74,7 @@ def scalar(name: str, x: ArrayLike) -> jax.Array:
 
 
 def known(x: ArrayLike) -> np.ndarray | None:
-    """Returns the values of an array in their own dtype; None if JAX traces it (under jit)."""
+    """Returns an array as a NumPy array of the same dtype; None if JAX traces it (under jit)."""
     # The value of a tracer is unknown until the compiled program runs.
     return None if isinstance(x, Tracer) else np.asarray(x)
 
@@ -93,10 +93,10 @@ def integers(name: str, x: ArrayLike) -> np.ndarray | jax.Array:
 
 
 def class_labels(labels: ArrayLike, batch: int, num_classes: int) -> jax.Array:
-    """Returns int32 labels [batch], in which -1 replaces a label outside [0, num_classes).
+    """Returns the labels [batch] as int32, after a check that they are in [0, num_classes).
 
-    This is under jit, where JAX does not know the values. Outside of jit such a label raises an
-    error instead.
+    Under jit, where JAX does not know the values, no label raises an error. A label out of range
+    is then returned as it is, or as -1 if its dtype is uint32 or has 64 bits.
 
     Raises:
       TypeError: labels are not integers.
@@ -174,7 +174,8 @@ def flags(name: str, x: ArrayLike, count: int, each: str) -> jax.Array:
 def number(name: str, x: ArrayLike, least: float, most: float) -> ArrayLike:
     """Returns a scalar hyper-parameter, as a Python number if it is not a JAX array.
 
-    A JAX array stays one, even if it is concrete, because a caller may differentiate by it.
+    A JAX array, concrete or traced, is returned as a JAX array, because a caller may differentiate
+    by it.
 
     Args:
       name: name of the argument, for messages.

@@ -20,7 +20,8 @@ from hyperface.shapes import Agents, Features, Flags, Labels, Losses
 class CContrastive:
     """`c_contrastive` as a term of `joint`, which computes several losses in one pass.
 
-    The fields are the hyper-parameters of `c_contrastive`.
+    `margin` is its only field: the hyper-parameter of `c_contrastive`. `released_gradient` is a
+    constant, which the option `gradient="caffe"` of `c_contrastive` uses.
     """
 
     margin: ArrayLike = 1.0
@@ -33,15 +34,23 @@ class CContrastive:
 
     @property
     def fold(self) -> HingeSum:
-        """Returns the reduction over the wrong classes: a sum of hinges max(0, cosine - c)."""
+        """Returns the reduction over the wrong classes: a sum of hinges max(0, cosine - c).
+
+        c is the result of `fold_args`.
+        """
         return HingeSum()
 
     released_gradient: ClassVar[AgentGradient] = "distance"
-    """How the authors' published code computes the gradient of the agents, which
-    `c_contrastive(gradient="caffe")` selects."""
+    """A constant, not a hyper-parameter. `c_contrastive(gradient="caffe")` computes the agents'
+    gradient in this way, as the Caffe code of NormFace's authors does. "distance" means the
+    gradient of the squared distance of feature and agent, without the derivative of the agents'
+    scaling to unit length. Other losses have "inner-product": the same, with the inner product in
+    place of the squared distance. The exact gradient is called "tangent"."""
 
     def fold_args(self, target: Target) -> jax.Array:
-        """Returns the fold's argument: the cosine [batch] above which a class adds to the loss.
+        """Returns the fold's argument c [batch]: the cosine above which a class adds to the loss.
+
+        c = 1 - margin / 2, because the squared distance of unit vectors is 2 - 2 cosine.
 
         Args:
           target: numbers of each example, such as its similarity to the agent (class weight) of its
@@ -51,7 +60,9 @@ class CContrastive:
         return jnp.full_like(target.similarity, 1.0 - 0.5 * jnp.asarray(self.margin))
 
     def loss(self, target: Target, value: jax.Array) -> jax.Array:
-        """Returns the loss [batch]: the distance to the own agent plus the sum over the others.
+        """Returns the loss [batch]: the squared distance to the own agent plus the sum of hinges.
+
+        The value is 2 (1 - cosine to the own agent) + 2 `value`.
 
         Args:
           target: numbers of each example, such as its similarity to the agent (class weight) of its

@@ -2,8 +2,8 @@
 
 A scan goes over blocks of agents (class weights), on this device's rows only. The forward scan
 folds similarities into summaries. The backward scan computes the similarities again and turns
-slopes into gradients. If the batch is split over the devices, the scans process the whole batch,
-and all other code processes this device's part of it.
+slopes (derivatives of the losses by similarities) into gradients. If the batch is split over the
+devices, the scans process the whole batch, and all other code processes this device's part of it.
 
 A fold never contains the target, the example's own class. `_target` computes its part.
 """
@@ -58,7 +58,9 @@ class Residuals(NamedTuple):
 
 @partial(jax.custom_vjp, nondiff_argnums=(0,))
 def joint_losses(layout: Layout, inputs: Inputs) -> tuple[jax.Array, ...]:
-    """Returns one array of losses [batch] per term (class-wise loss), with a custom gradient.
+    """Returns one array of losses [batch] per term (class-wise loss).
+
+    The gradient is computed by hand-written code, block by block of classes.
 
     Args:
       layout: the static options, such as block size and precision.
@@ -70,7 +72,9 @@ def joint_losses(layout: Layout, inputs: Inputs) -> tuple[jax.Array, ...]:
 
 
 def losses_fwd(layout: Layout, inputs: Inputs) -> tuple[tuple[jax.Array, ...], Residuals]:
-    """Returns (losses, residuals): one array [batch] per term, and arrays for the backward pass.
+    """Returns (losses, residuals): one array [batch] per term, and a `Residuals`.
+
+    The residuals are the arrays that the backward pass needs.
 
     Args:
       layout: the static options, such as block size and precision.
@@ -120,9 +124,9 @@ def pull_losses(
     Returns:
       (slopes, pull_terms). `slopes(block)` returns the derivatives by the block's similarities and
       bias, and the block's part of the derivatives by the arguments of the folds (the reductions
-      over classes). `pull_terms` takes the sum of these parts over all blocks. It returns the
+      over classes). `pull_terms` takes the sum of these parts over all blocks, and returns the
       gradients to the terms' hyper-parameters and to the `Target`, the numbers of each example's
-        own class.
+      own class.
     """
     inputs, target, summaries, _ = residuals
     shards, folds = layout.shards, _folds(inputs)
@@ -154,9 +158,11 @@ joint_losses.defvjp(losses_fwd, _losses_bwd)
 def summed_losses(
     layout: Layout, inputs: Inputs, weights: tuple[jax.Array, ...]
 ) -> tuple[jax.Array, tuple[jax.Array, ...]]:
-    """Returns (sum, losses) for terms whose folds (reductions over classes) are sums, as of hinges.
+    """Returns (sum, losses) for terms whose folds (reductions over classes) only add.
 
-    If it is differentiated, one scan over the classes computes both the sum and all gradients.
+    Such a fold is a sum of hinges max(0, similarity - c) over the classes.
+
+    If the sum is differentiated, one scan over the classes computes both the sum and all gradients.
 
     Args:
       layout: the static options, such as block size and precision.
@@ -313,18 +319,19 @@ def block_gradients_of(
 ) -> Callable[..., BlockGradients]:
     """Returns a function that computes the gradients that come from one block of classes.
 
-    Its signature is (agents, start, first, [similarities]) -> BlockGradients. The block consists of
-    the rows of `agents` from `start` on. Rows before `first` are not counted, because an earlier
-    block has counted them. If it gets no similarities, it computes them.
+    The returned function has the signature (agents, start, first, [similarities]) ->
+    BlockGradients. The block consists of the rows of `agents` from `start` on. Rows before `first`
+    are not counted, because an earlier block has counted them. If the function gets no
+    similarities, it computes them.
 
     Args:
       layout: the static options, such as block size and precision.
-      inputs: terms, features, labels and bias, for the batch of all devices. Its agents are not
-        used.
+      inputs: terms, features, labels and bias, for the batch of all devices. The field `agents` of
+        these inputs is not used.
       slopes: function of a block that returns two values: the derivatives by similarities and bias,
         and the block's part of the derivatives by the arguments of the folds (reductions over
         classes).
-      sparse: whether the matmuls of blocks whose slopes are all zero are left out.
+      sparse: whether a block whose derivatives are all zero skips its matmuls.
     """
     axes = varying_axes(inputs.x, inputs.agents)
     columns = columns_of(layout, inputs.x, forward=False)

@@ -58,8 +58,8 @@ class LogSumExp:
     Its argument is the scale s [batch]. b_j is the bias of class j, 0 without a bias.
 
     Attributes:
-      bounded: whether |s z| is known to stay below `BOUNDED_SCALE`, so that no maximum has to be
-        subtracted before exp.
+      bounded: whether |s z_j| is known to be at most 70 (`BOUNDED_SCALE`), so that exp cannot
+        overflow, and no maximum has to be subtracted before it.
     """
 
     bounded: bool = False
@@ -69,9 +69,9 @@ class LogSumExp:
 
     @property
     def additive(self) -> bool:
-        """Whether `merge` only adds and `slope` does not need the summary.
+        """Returns False: `slope` needs the summary over all classes.
 
-        If so, one scan over the classes computes both the value and the gradients.
+        So the value and the gradients need one scan over the classes each.
         """
         return False
 
@@ -109,7 +109,7 @@ class LogSumExp:
 
         z_j is the similarity to class j, s the scale and b_j the bias.
 
-        If no class was counted, it is a very low finite number instead of -inf.
+        If no class was counted, the result is a very low finite number instead of -inf.
         """
         largest, total = summary
         empty = total == 0
@@ -118,8 +118,9 @@ class LogSumExp:
     def slope(self, block: Block, fold_args: jax.Array, summary: Maxima) -> Slope:
         """Returns the derivatives of the value by the similarities, by the scale and by the logits.
 
-        They are s p_j, sum_j p_j z_j and p_j, where z_j is the similarity to class j, s the scale,
-        and p the softmax over all counted classes.
+        The derivative by z_j, the similarity to class j, is s p_j. The derivative by the scale s is
+        the sum of p_j z_j over the classes of the block, and that by the logit of class j is p_j.
+        p is the softmax over all counted classes of all blocks.
 
         Args:
           block: the block of classes.
@@ -159,9 +160,9 @@ class HingeSum:
 
     @property
     def additive(self) -> bool:
-        """Whether `merge` only adds and `slope` does not need the summary.
+        """Returns True: `merge` only adds, and `slope` does not need the summary.
 
-        If so, one scan over the classes computes both the value and the gradients.
+        So one scan over the classes computes both the value and the gradients.
         """
         return True
 
@@ -186,7 +187,8 @@ class HingeSum:
     def slope(self, block: Block, fold_args: jax.Array, summary: jax.Array | None) -> Slope:
         """Returns the derivatives of the value by each similarity and by the argument c.
 
-        The former is 1 if the similarity exceeds c, and otherwise 0. The latter is minus their sum.
+        The derivative by a similarity is 1 if the similarity exceeds c, and otherwise 0. The
+        derivative by c is -1 times the sum of these derivatives.
 
         Args:
           block: the block of classes.
@@ -200,16 +202,18 @@ class HingeSum:
 
 @dataclass(frozen=True)
 class Maximum:
-    """The reduction max_j z_j of the similarities z_j to all other classes. It takes no argument.
+    """The reduction max_j z_j of the similarities z_j to all other classes.
+
+    The reduction needs no argument, so `fold_args` is None.
 
     Of several classes with the same maximum, the one with the lowest id gets the gradient.
     """
 
     @property
     def additive(self) -> bool:
-        """Whether `merge` only adds and `slope` does not need the summary.
+        """Returns False: `slope` needs the summary over all classes.
 
-        If so, one scan over the classes computes both the value and the gradients.
+        So the value and the gradients need one scan over the classes each.
         """
         return False
 
@@ -223,7 +227,7 @@ class Maximum:
     def merge(self, first: Maxima, second: Maxima) -> Maxima:
         """Returns the summary of both: the larger maximum and its class.
 
-        If both maxima are equal, it contains the class with the lower id.
+        If both maxima are equal, the summary contains the class with the lower id.
         """
         # Class ids are compared, because the scan starts at the last block: the order of merging
         # does not tell which class is lower.

@@ -38,7 +38,7 @@ class MagFace(ScaledLogits):
     easy_margin: bool = field(default=True, metadata={"static": True})
     """Whether the margin is applied only where the cosine to the own agent is positive."""
     bounded: bool = field(default=False, metadata={"static": True})
-    """Whether |scale x cosine| is known to stay below 70. Then exp cannot overflow, and no maximum
+    """Whether |scale x cosine| is known to be at most 70. Then exp cannot overflow, and no maximum
     is subtracted before it."""
 
     @property
@@ -59,9 +59,10 @@ class MagFace(ScaledLogits):
         upper_norm: ArrayLike = 110.0,
         easy_margin: bool = True,
     ) -> "MagFace":
-        """Returns the term, with `bounded` set if the scale is a concrete number of at most 70.
+        """Returns the term, with `bounded` set if the scale is known to be at most 70.
 
-        Otherwise, it is not set: for example for a scale that jit traces, whose value is unknown.
+        This is known for a Python number or NumPy array of such values. For a scale that is a JAX
+        array, `bounded` is not set.
 
         Args:
           scale: s, the factor on the cosines, a scalar or [batch].
@@ -120,8 +121,9 @@ def magface(
         target logit s cos(theta_y + m(a)), the other logits s cos theta_j
         m(a) = l_m + (u_m - l_m) (a - l_a) / (u_a - l_a),   a = ||f|| clipped to [l_a, u_a]
 
-    f is the feature, theta_j its angle to the agent (class weight) of class j, y its own class, and
-    s the scale. l_m, u_m, l_a and u_a are the lower and upper margin and norm.
+    f is the feature, theta_j the angle between f and the agent (class weight) of class j, y the
+    example's own class, and s the scale. l_m, u_m, l_a and u_a are the lower and upper margin and
+    norm.
 
     The paper's loss is the batch mean of this function plus lambda_g = 35 times
     `magface_regularizer`. The gradient flows through the margin too, and shortens features that are
@@ -130,9 +132,10 @@ def magface(
     images. Outside [l_a, u_a] neither the margin nor the regulariser has a gradient to the norm.
 
     The paper's equation also has a useless minimum: all agents are at one point, and all features
-    are opposite to it. There theta_y + m(a) exceeds pi, and its cosine rises again. The authors'
-    published code avoids this by its "easy margin", which the paper does not mention: it applies no
-    margin where cos theta_y is not positive. The loss is discontinuous at cos theta_y = 0.
+    are opposite to it. There theta_y + m(a) exceeds pi, and cos(theta_y + m(a)) rises again. The
+    authors' published code avoids this minimum by an "easy margin", which the paper does not
+    mention: no margin is applied where cos theta_y is not positive. The loss is discontinuous at
+    cos theta_y = 0.
 
     Args:
       features: [batch, dim], floating point, un-normalised; half precision is computed in float32.

@@ -43,7 +43,7 @@ class MarginSoftmax(ScaledLogits):
     """"exact" is the gradient of the equation. "released" leaves the angular margin out of the
     derivative of the logit, as insightface's published code does."""
     bounded: bool = field(default=False, metadata={"static": True})
-    """Whether |scale x cosine| is known to stay below 70. Then exp cannot overflow, and no maximum
+    """Whether |scale x cosine| is known to be at most 70. Then exp cannot overflow, and no maximum
     is subtracted before it."""
 
     @classmethod
@@ -57,7 +57,9 @@ class MarginSoftmax(ScaledLogits):
     ) -> "MarginSoftmax":
         """Returns the term, with `angular` and `bounded` set.
 
-        Both depend on the values, and are set for the general case if jit traces a value.
+        `angular` is False only if the angular multiplier is known to be 1 and the angular margin to
+        be 0. `bounded` is True only if the scale is known to be at most 70. Values of JAX arrays do
+        not count as known.
 
         Args:
           scale: s, the factor on the cosines, a scalar or [batch].
@@ -129,7 +131,7 @@ def margin_softmax(
     gradient: MarginGradient = "exact",
     **engine: Unpack[Engine],
 ) -> Losses:
-    """Computes ArcFace, CosFace or their mix (Deng et al., Eq. 4): softmax with margins.
+    """Computes ArcFace, CosFace or their mix: softmax with margins (ArcFace, Eq. 4).
 
         target logit s (cos(m1 theta_y + m2) - m3), the other logits s cos theta_j
 
@@ -144,11 +146,11 @@ def margin_softmax(
 
         dL/df~ = s p m1 sin(m1 theta_y + m2) dtheta_y/df~ + s sum_{j != y} p_j W~_j
 
-    dtheta_y/df~ has length 1. So the first part does not vanish near the agent: its length tends to
-    s p m1 sin(m2), but its direction (away from the agent) is undefined at theta_y = 0. There the
-    computed gradient is finite and almost zero. The same holds at theta_y = pi. The angle is
-    computed from the part of the feature that is orthogonal to the agent, and not as the arccos of
-    a cosine, so that float32 keeps its digits.
+    dtheta_y/df~ has length 1. So the first part of the sum does not vanish near the agent: the
+    length of this part tends to s p m1 sin(m2), but its direction (away from the agent) is
+    undefined at theta_y = 0. There the computed gradient is finite and almost zero. The same holds
+    at theta_y = pi. The angle is computed from the part of the feature that is orthogonal to the
+    agent, and not as the arccos of a cosine, so that float32 keeps its digits.
 
     Args:
       features: [batch, dim], floating point; half precision is computed in float32.

@@ -42,7 +42,8 @@ def ring(
         mean norm of the first batch.
       form: "paper" is the equation. The other forms are those of the authors' published code:
 
-        - "released-l2": (||f|| - R)^2, without the 1/2, so that its weight 0.01 is lambda = 0.02
+        - "released-l2": (||f|| - R)^2, without the 1/2; with the weight 0.01 it equals "paper" with
+        the weight 0.02
         - "released-l1": twice the smooth L1 distance: h^2 if |h| < 1, and otherwise 2 |h| - 1, with
           h = ||f|| - R
         - "released-auto": (||f|| - R)^2 divided by the mean norm of the batch, which is at least
@@ -104,7 +105,7 @@ def _mean(norm: jax.Array, counted: jax.Array | None, axis_name: AxisName | None
 
 @jax.custom_vjp
 def _ring(features: jax.Array, radius: jax.Array) -> jax.Array:
-    """Returns the paper's loss [batch], with the paper's gradients (Eq. 5 and 6)."""
+    """Returns the paper's loss [batch], with its gradients (Ring loss, Eq. 5 and 6)."""
     return _ring_fwd(features, radius)[0]
 
 

@@ -29,7 +29,8 @@ class Sample(NamedTuple):
     """[size] bool, False for a place that would repeat a class, or whose class is on another
     device."""
     labels: jax.Array
-    """[batch] int32 place of each example's own class, counted over the places of all devices."""
+    """[batch] int32 place of each example's own class, counted over the places of all devices;
+    -1 for a label out of range."""
 
 
 def sample_classes(
@@ -46,9 +47,9 @@ def sample_classes(
     number at every step. Losses, gradients and cost are those of a data set that has only these
     classes. The agents (class weights) of other classes are not read, and get no gradient.
 
-    The sampling is stratified. The class ids are rotated by a random offset and divided into equal
-    runs, and one class is drawn from each run. So every class is drawn with probability `rate`, and
-    no sort of all classes is needed.
+    The sampling is stratified. The class ids are rotated by a random offset and divided into
+    equal intervals, and one class is drawn from each interval. So every class is drawn with
+    probability `rate`, and no sort of all classes is needed.
 
     Args:
       key: a random key, the same on every device.
@@ -81,6 +82,8 @@ def sample_classes(
 
     References:
       An et al., Partial FC: Training 10 Million Identities on a Single Machine, ICCVW 2021.
+      An et al., Killing Two Birds with One Stone: Efficient and Robust Training of Face Recognition
+      CNNs by Partial FC, CVPR 2022.
     """
     if not 0.0 < rate <= 1.0:
         raise ValueError(f"expected a rate above 0 and up to 1, found {rate}")

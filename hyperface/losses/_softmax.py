@@ -30,16 +30,16 @@ def per_example(
       name: name of the hyper-parameter, for messages.
       x: a scalar or an array [batch].
       labels: [batch], from which the size of the batch is known.
-      least: smallest allowed value. Numbers of Python and NumPy are checked; arrays of JAX are not,
-        because jit may trace them.
-      most: largest allowed value.
+      least: smallest allowed value of a Python number or NumPy array. The values of a JAX array are
+        never checked, inside or outside of jit, because reading them would wait for the device.
+      most: largest allowed value, checked in the same cases.
 
     Returns:
       x in floating point: a float, a NumPy array, or a JAX array in at least float32.
 
     Raises:
-      ValueError: x has another shape, or a value of x is concrete (not traced by jit) and out of
-        range.
+      ValueError: x is neither a scalar nor [batch], or x is a number or NumPy array with a value
+        out of range.
     """
     batch = np.shape(labels)[:1]
     if np.shape(x) not in ((), batch):
@@ -58,10 +58,11 @@ def per_example(
 
 
 def known_bound(scale: ArrayLike) -> bool:
-    """Returns whether the scale is a concrete number with which exp cannot overflow.
+    """Returns whether exp cannot overflow with this scale, a Python number or a NumPy array.
 
-    exp is then applied to scale x cosine, which stays below 70. The result is False for a scale
-    that jit traces, because its value is unknown.
+    That is so if no absolute value of the scale exceeds 70: exp is applied to scale x
+    cosine, which then is at most 70. The result is False for every JAX array, whose value may be
+    unknown (under jit) or may grow in training.
     """
     # A JAX array does not count as known: it may be a tracer, or a learned scale that grows.
     return not isinstance(scale, jax.Array) and bool(np.all(np.abs(scale) <= BOUNDED_SCALE))
@@ -77,7 +78,7 @@ class ScaledLogits:
     scale: ArrayLike
     """The factor on the similarities, a scalar or [batch]."""
     bounded: bool
-    """Whether |scale x similarity| is known to stay below 70. Then exp cannot overflow, and no
+    """Whether |scale x similarity| is known to be at most 70. Then exp cannot overflow, and no
     maximum is subtracted before it."""
 
     @property
@@ -103,22 +104,24 @@ class Softmax(ScaledLogits):
     scale: ArrayLike = 1.0
     """s, the factor on the similarities, a scalar or [batch]."""
     normalize: Normalize = field(default="both", metadata={"static": True})
-    """Which sides of a similarity are scaled to unit length: "both", "features", "agents" or
-    "none"."""
+    """What is scaled to unit length: "both" features and agents (class weights), only "features",
+    only "agents", or "none"."""
     bounded: bool = field(default=False, metadata={"static": True})
-    """Whether |scale x similarity| is known to stay below 70. Then exp cannot overflow, and no
+    """Whether |scale x similarity| is known to be at most 70. Then exp cannot overflow, and no
     maximum is subtracted before it."""
 
     released_gradient: ClassVar[AgentGradient] = "inner-product"
-    """How the authors' published code computes the gradient of the agents, which
-    `softmax(gradient="caffe")` selects."""
+    """A constant, not a hyper-parameter. `softmax(gradient="caffe")` computes the agents' gradient
+    in this way, as the Caffe code of NormFace's authors does: it is the gradient of the inner
+    product, without the derivative of the agents' scaling to unit length."""
 
     @classmethod
     def of(cls, scale: ArrayLike, normalize: Normalize, *, biased: bool = False) -> "Softmax":
-        """Returns the term, with `bounded` set if the logits are known to be below 70.
+        """Returns the term, with `bounded` set if the logits are known to be at most 70.
 
-        They have it if features and agents (class weights) are normalised, there is no bias, and
-        the scale is a concrete number of at most 70.
+        This is known if features and agents (class weights) are normalised, there is no bias, and
+        the scale is a Python number or NumPy array of values of at most 70. It is not known for a
+        scale that is a JAX array.
 
         Args:
           scale: the factor on the similarities, a scalar or [batch].
@@ -162,7 +165,9 @@ def softmax(
     gradient: Gradient = "exact",
     **engine: Unpack[Engine],
 ) -> Losses:
-    """Computes softmax cross-entropy on scaled cosines: NormFace, Eq. 6 (Eq. 1 with "none").
+    """Computes softmax cross-entropy on scaled cosines: NormFace, Eq. 6.
+
+    With normalize="none" it is NormFace, Eq. 1.
 
         L = -log( exp(s <W~_y, f~>) / sum_j exp(s <W~_j, f~>) )
 
@@ -173,21 +178,24 @@ def softmax(
     `theory.softmax_lower_bound(classes, 1)`, and training stalls there. Choose the scale by
     `theory.scale_for_bound`, or learn it.
 
-    The loss is computed as softplus(log Z - target logit), where Z is the sum over all classes
-    except y. The value is the same as that of `logsumexp - target logit`, but there all digits of a
-    confident example would cancel.
+    The loss is computed as softplus(log Z - target logit), where the target logit is s <W~_y, f~>,
+    and Z is the sum of exp(logit) over all classes except y. The usual form, logsumexp over all
+    classes minus the target logit, has the same value, but if the loss is almost 0 (a confident
+    example), it loses all digits by cancellation.
 
     Args:
       features: [batch, dim], floating point; half precision is computed in float32.
       agents: [classes, dim] class weights, one row per class.
       labels: [batch] integer class ids in [0, classes).
-      normalize: which side is scaled to unit length: "both" (NormFace), "features" (L2-constrained
-        softmax), "agents" (as SphereFace with m = 1), "none" (plain softmax).
+      normalize: what is scaled to unit length: "both" features and agents (NormFace), only
+        "features" (L2-constrained softmax), only "agents" (as SphereFace with m = 1), or "none"
+        (plain softmax).
       scale: s, the factor on the similarities, a scalar or [batch], one per example; may be
         learned. None is 1, with a warning if features and agents are normalised.
       bias: [classes] numbers that are added to the logits. None adds nothing. With a normalisation,
-        a bias raises an error unless `allow_normalized_bias` is set: by Proposition 1, scaling a
-        feature may then lower the probability of its class.
+        a bias raises an error unless `allow_normalized_bias` is set, because NormFace's
+        Proposition 1 needs logits without a bias: only then a longer feature never lowers the
+        probability of the class with the largest logit.
       allow_normalized_bias: accept a bias beside normalisation.
       gradient: "exact" is the gradient of the equation. "caffe" is the gradient that the authors'
         published Caffe code computes: it leaves out the derivative of the agents' scaling to unit

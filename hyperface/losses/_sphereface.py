@@ -44,8 +44,9 @@ class SphereFace:
     Caffe code computes."""
 
     released_gradient: ClassVar[AgentGradient] = "inner-product"
-    """How the authors' published code computes the gradient of the agents, which
-    `a_softmax(gradient="caffe")` selects."""
+    """A constant, not a hyper-parameter. `a_softmax(gradient="caffe")` computes the agents'
+    gradient in this way, as the Caffe code of SphereFace's authors does: it is the gradient of the
+    inner product, without the derivative of the agents' scaling to unit length."""
 
     @property
     def fold(self) -> LogSumExp:
@@ -109,8 +110,8 @@ def psi(cosine: jax.Array, margin: int) -> jax.Array:
 
         psi(theta) = (-1)^k cos(m theta) - 2 k,   theta in [k pi / m, (k + 1) pi / m]
 
-    theta is the angle whose cosine is given, m is `margin`, and k is the whole number from 0 to m -
-    1 of the interval that contains theta. cos(m theta) is computed from the cosine by Chebyshev's
+    theta is the angle whose cosine is given, m is `margin`, and k, from 0 to m - 1, is the number
+    of the interval that contains theta. cos(m theta) is computed from the cosine by Chebyshev's
     polynomial, without arccos, whose slope is infinite at the cosines 1 and -1.
 
     Args:
@@ -186,9 +187,10 @@ def a_softmax(
 
         L = -log( e^{|f| psi(theta_y)} / (e^{|f| psi(theta_y)} + sum_{j != y} e^{|f| cos theta_j}) )
 
-    theta_j is the angle between the feature f and the agent (class weight) W_j of class j, and y is
-    the example's own class. psi(theta_y) is cos(m theta_y), continued so that it falls from 1 to 1
-    - 2 m over [0, pi]; m is `margin`. Agents are scaled to unit length, and features are not.
+    |x| is the length of a vector x, theta_j the angle between the feature f and the agent (class
+    weight) W_j of class j, and y the example's own class. psi(theta_y) is cos(m theta_y), continued
+    so that it falls from 1 to 1 - 2 m over [0, pi]; m is `margin`. Agents are scaled to unit
+    length, and features are not.
 
     If lambda (`blend`) is above 0, a weighted mean replaces psi(theta_y): (lambda cos theta_y +
     psi(theta_y)) / (1 + lambda).
@@ -198,8 +200,8 @@ def a_softmax(
       agents: [classes, dim] class weights, one row per class.
       labels: [batch] integer class ids.
       margin: m, 1 to 4; 1 is softmax with normalised agents.
-      blend: lambda, at least 0. 0 uses the margin alone; SphereFace lowers it from 1000 to 5 during
-        training (`annealed_blend`).
+      blend: lambda, at least 0. 0 uses the margin alone; SphereFace lowers lambda from 1000 to 5
+        during training (`annealed_blend`).
       gradient: "exact" is the gradient of the equation. "caffe" is the gradient that the authors'
         published Caffe code computes, which differs in two ways. The true gradient of the logit of
         class y to f is a W~_y + b f, with scalars a and b, and W~_y the agent at unit length. For
@@ -247,9 +249,10 @@ def l_softmax(
 
         L = -log( e^{|W_y||f| psi(theta_y)} / (e^{|W_y||f| psi(theta_y)} + sum_{j != y} e^{W_j f}) )
 
-    theta_j is the angle between the feature f and the agent (class weight) W_j of class j, and y is
-    the example's own class. psi(theta_y) is cos(m theta_y), continued so that it falls from 1 to 1
-    - 2 m over [0, pi]; m is `margin`. Neither agents nor features are scaled to unit length.
+    |x| is the length of a vector x, theta_j the angle between the feature f and the agent (class
+    weight) W_j of class j, and y the example's own class. psi(theta_y) is cos(m theta_y), continued
+    so that it falls from 1 to 1 - 2 m over [0, pi]; m is `margin`. Neither agents nor features are
+    scaled to unit length.
 
     If lambda (`blend`) is above 0, a weighted mean replaces psi(theta_y): (lambda cos theta_y +
     psi(theta_y)) / (1 + lambda).
@@ -259,8 +262,8 @@ def l_softmax(
       agents: [classes, dim] class weights, one row per class.
       labels: [batch] integer class ids.
       margin: m, 1 to 4; 1 is plain softmax.
-      blend: lambda, at least 0. 0 uses the margin alone; SphereFace lowers it from 1000 to 5 during
-        training (`annealed_blend`).
+      blend: lambda, at least 0. 0 uses the margin alone; SphereFace lowers lambda from 1000 to 5
+        during training (`annealed_blend`).
       engine: options of the computation, all optional, which `classwise.Engine` describes:
         `block_size` (classes per block), `axis_name` and `split_batch` (how agents and batch are
         split over devices), `precision` (of matmuls), `memory_budget` (bytes of stored

@@ -1,9 +1,9 @@
 """Computes the part of the losses and gradients that comes from each example's own class.
 
-The own class is called the target, and no fold contains it. `target_of` computes the facts about it
-that terms use. `add_target` adds the target's part of the gradients to those that the backward scan
-computed. If agents are split by rows, the device that has the target's row computes its part, and
-the other devices add zeros.
+The own class is called the target, and no fold contains it. `target_of` computes the numbers of
+this class that terms use. `add_target` adds the target's part of the gradients to those that the
+backward scan computed. If agents are split by rows, the device that has the target's row computes
+its part, and the other devices add zeros.
 """
 
 from functools import partial
@@ -48,7 +48,7 @@ class Target(NamedTuple):
     def angle(self) -> jax.Array:
         """Returns the angle [batch] between each feature and the agent of its class, in radians.
 
-        It is precise near 0 and pi, where the arccos of `similarity` is not.
+        The angle is precise near 0 and pi, where the arccos of `similarity` is not.
 
         Raises:
           ValueError: the angle was not computed, because no term has `needs_angle = True`.
@@ -106,8 +106,8 @@ def add_target(
       layout: the static options, such as block size and precision.
       inputs: terms, features, agents and labels, for the batch of all devices.
       to_terms: gradients to the hyper-parameters of the terms, returned as they are.
-      to_target: gradients to the `Target` of this device's examples, that is to their similarities
-        to the own class and so on.
+      to_target: gradients to the fields of `Target` (such as the similarity to the own class) of
+        this device's examples.
       gradients: the gradients that come from the other classes, from the backward scan.
 
     Returns:
@@ -129,8 +129,8 @@ def add_target(
 class TargetGradients(NamedTuple):
     """Gradients that come from the examples' own classes, for classes on this device.
 
-    The batch is that of all devices, except for `norms`. Examples whose class is on another device
-    have zeros.
+    [batch] means the examples of all devices, except for `norms`, which has this device's examples.
+    The values are 0 for an example whose class is on another device.
     """
 
     x: jax.Array
@@ -221,7 +221,8 @@ def _own_class(
 def slope_only(x: jax.Array) -> jax.Array:
     """Returns zeros in the shape of x, but passes x's gradient through.
 
-    Added to a value, it adds a gradient and leaves the value as it is. Terms use it to compute the
-    gradient of published code that is not the derivative of any loss.
+    A loss plus `slope_only(x)` has the value of the loss, and the sum of the gradients of the loss
+    and of x. Terms use this function to compute the gradient of an author's published code, if that
+    gradient is not the derivative of any loss.
     """
     return x - jax.lax.stop_gradient(x)

@@ -74,9 +74,9 @@ class Term(Protocol):
     `hyperface.config.loss.CustomTerm`.
 
     Two more attributes are optional. With `needs_angle = True` the library computes `Target.angle`.
-    `released_gradient` is "inner-product" or "distance". It says how the authors' published code
-    computes the gradient of the agents (class weights), which the losses' option `gradient="caffe"`
-    selects.
+    `released_gradient` is "inner-product" or "distance". It says of which function the published
+    code of a loss's authors computes the gradient of the agents (class weights), without the
+    derivative of their scaling to unit length. The losses' option `gradient="caffe"` uses it.
     """
 
     @property

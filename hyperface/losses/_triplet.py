@@ -38,7 +38,8 @@ class CTriplet:
     negatives: Negatives = field(default="all", metadata={"static": True})
     """"all" sums over every wrong class, and "hardest" takes only the closest one."""
     always_pull: bool = field(default=False, metadata={"static": True})
-    """Whether the squared distance to the own agent is added, also if no class violates."""
+    """Whether the squared distance to the own agent is added to the loss, even if no class violates
+    the margin."""
     gradient: Gradient = field(default="exact", metadata={"static": True})
     """"exact" is the gradient of the equation, and "caffe" the one that the authors' published
     Caffe code computes."""
@@ -49,8 +50,9 @@ class CTriplet:
         return "both"
 
     released_gradient: ClassVar[AgentGradient] = "distance"
-    """How the authors' published code computes the gradient of the agents, which
-    `c_triplet(gradient="caffe")` selects."""
+    """A constant, not a hyper-parameter. `c_triplet(gradient="caffe")` computes the agents'
+    gradient in this way, as the Caffe code of NormFace's authors does: it is the gradient of the
+    squared distance, without the derivative of the agents' scaling to unit length."""
 
     @property
     def fold(self) -> HingeSum | Maximum:
@@ -60,7 +62,7 @@ class CTriplet:
     def fold_args(self, target: Target) -> jax.Array | None:
         """Returns the fold's argument: the cosine [batch] above which a class adds to the loss.
 
-        It is None for "hardest", whose fold has no argument.
+        With negatives="hardest" the result is None, because the maximum needs no argument.
 
         Args:
           target: numbers of each example, such as its similarity to the agent (class weight) of its
@@ -72,8 +74,8 @@ class CTriplet:
     def loss(self, target: Target, value: jax.Array) -> jax.Array:
         """Returns the loss [batch].
 
-        With `always_pull` and the exact gradient, it includes the squared distance to the own
-        agent.
+        The loss includes the squared distance to the own agent only with `always_pull` and the
+        exact gradient.
 
         Args:
           target: numbers of each example, such as its similarity to the agent (class weight) of its
@@ -130,12 +132,14 @@ def c_triplet(
       always_pull: whether ||f~ - W~_y||^2 is added to the loss, even if no class violates the
         margin: the paper's "C-triplet + center".
       gradient: "exact" is the gradient of the equation. "caffe" is the gradient that the authors'
-        published Caffe code computes, which differs in three ways. The squared distance to the own
-        agent has slope 1, however many classes violate the margin; with `always_pull` it has this
-        slope for every example, and otherwise only where a class violates. The derivative of the
-        agents' scaling to unit length is left out, and the caller has to scale the agents to unit
-        length after each step. The value of the loss does not contain the distance that
-        `always_pull` adds.
+        published Caffe code computes. It differs in three ways:
+
+        - The squared distance to the own agent has slope 1, and not the number of classes that
+          violate the margin. With `always_pull` this holds for every example. Otherwise, the slope
+          is 0 for an example without such a class.
+        - The derivative of the agents' scaling to unit length is left out, and the caller has to
+          scale the agents to unit length after each step.
+        - The value of the loss does not contain the distance that `always_pull` adds.
       engine: options of the computation, all optional, which `classwise.Engine` describes:
         `block_size` (classes per block), `axis_name` and `split_batch` (how agents and batch are
         split over devices), `precision` (of matmuls), `memory_budget` (bytes of stored
@@ -176,7 +180,8 @@ def triplet(
 
         L = max(0, m + ||a~ - p~||^2 - ||a~ - n~||^2)
 
-    a~, p~ and n~ are the anchor, the positive and the negative at unit length; m is the margin.
+    a~, p~ and n~ are the features of the anchor, the positive (an image of the anchor's class) and
+    the negative (an image of another class), all at unit length; m is the margin.
 
     Args:
       anchors: [triplets, dim], floating point.

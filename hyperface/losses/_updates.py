@@ -1,13 +1,13 @@
 """Updates the agents inside the backward scan, so that their whole gradient is never in memory.
 
 Agents are the class weights, one row per class. The scan carries the agents and their optimiser's
-state. It reads a block of rows, computes the block's gradient, and overwrites the block by the
-updated rows. It does so in place if the caller donates agents and state.
+state. In each step it reads a block of rows, computes the block's gradient, and overwrites the
+block by the updated rows. No copy is made if the caller donates agents and state.
 
 One part of the gradient is known only after the scan: that of the targets, the examples' own
 classes, for terms whose fold depends on the target. So the scan also collects the rows of these
-classes as they were before it, and the gradient that they got in it. After the scan these few rows
-are updated again, from their collected values and by their whole gradient.
+classes as they were before the scan, and the gradient that the scan computed for them. After the
+scan these few rows are updated again, from the collected values and by their whole gradient.
 """
 
 from collections.abc import Callable
@@ -37,7 +37,8 @@ from hyperface.rules import vary_over, varying_axes
 class RowUpdate(Protocol):
     """A function that applies an optimiser to some rows of the agents (class weights).
 
-    It is a pytree whose leaves are its constants, such as `jax.tree_util.Partial(sgd, rate)`.
+    It is called as (rows, their state, their gradient), and returns (new rows, new state). It is a
+    pytree whose leaves are its constants, such as `jax.tree_util.Partial(sgd, rate)`.
 
     A new row and its new state must depend on this row alone, because the update is called once per
     block of rows, and once more for the rows of the batch's own classes.
@@ -93,12 +94,13 @@ class OwnRows(NamedTuple):
     labels: jax.Array
     """[batch] class ids of all examples."""
     at: Location
-    """Device and row of the agent (class weight) of each example's class."""
+    """Whether the agent (class weight) of each example's class is on this device, and its row."""
     order: jax.Array
     """[batch] positions of the examples in the batch, sorted by the row of their class."""
     sorted_rows: jax.Array
-    """[batch] row numbers of the examples' classes, in this order. For a class on another device,
-    this is the number of rows here, the index behind the last row."""
+    """[batch] row numbers of the examples' classes on this device, sorted as `order` says. For a
+    class on another device, the entry is the number of rows on this device, which is one more than
+    the last row number."""
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(0,))

@@ -30,10 +30,10 @@ def choose_block_size(asked: int | None, batch: int, classes: int) -> int:
 
 
 def one_block_bytes() -> int:
-    """Returns the size in bytes up to which the similarities [batch, classes] are one block.
+    """Returns a limit in bytes, up to which all similarities [batch, classes] form one block.
 
-    Such a block is also saved for the backward pass. For so few similarities smaller blocks would
-    only cost time.
+    The similarities are then also saved for the backward pass. If they have so few bytes, smaller
+    blocks would only cost time.
     """
     return max(16 * 2**20, block_bytes())
 
@@ -41,9 +41,9 @@ def one_block_bytes() -> int:
 def block_bytes() -> int:
     """Returns the size in bytes of the similarities of a block, if the user does not choose one.
 
-    On a CPU a block fits into the second-level caches of the cores, which share the work, so that
-    the scan reads the similarities from there. On an accelerator the size is the constant
-    `ACCELERATOR_BLOCK_BYTES`.
+    On a CPU it is the size of the second-level caches of all cores together, at least 1 and at most
+    4 MiB. The similarities of a block then stay in these caches while they are used. On an
+    accelerator the size is the constant `ACCELERATOR_BLOCK_BYTES`.
     """
     return ACCELERATOR_BLOCK_BYTES if jax.default_backend() != "cpu" else _cache_bytes()
 

@@ -1,19 +1,20 @@
-"""The engine: a loss over classes is a reduction.
+"""Computes class-wise losses: those that compare each feature with the agents of all classes.
 
-Softmax, C-contrastive, C-triplet and the margin losses all read the [batch, classes] similarities
-once, class by class, and fold those of the other classes into one number per example. Folding is
-associative. So one description of a loss serves a block of classes, a scan over blocks, and devices
-that each hold a block of the agents' rows.
+Each such loss (softmax, C-contrastive, C-triplet, margin losses) reduces an example's similarities
+to all other classes to one number, for example by a sum. Such a reduction is called a fold. It can
+be computed block by block, and the results of two blocks can be merged. So the same code works for
+one block of classes, for a loop over blocks, and for agents (class weights) that are split over
+devices.
 
-A `Term` states only what is its own: which fold, with which arguments per example, and the loss
-from the target's similarity and the folded value, in plain jax. A `Fold` states how a block folds,
-how two summaries merge, and the slope of the value. The engine owns the rest, once: the matmul, the
-blocks, the collectives, the gather of the targets, the tangent projections of both sides (NormFace,
-Eq. 4; for agents a column sum) and the hand-written reverse-mode rule. When the classes are blocked
-no [batch, classes] array exists at any time, in either direction.
+A loss is described by a `Term`: its fold, the fold's arguments, and a function that computes the
+loss from the result of the fold and the similarity to the example's own class (the target). A
+`Fold` describes how a block is reduced, how two results are merged, and the derivative. All other
+parts are shared by all losses: matmuls, blocks, communication of devices, and the gradients. If
+there are several blocks, no [batch, classes] array exists at any time, also not in the backward
+pass.
 
-The target is never part of a fold: `losses.softmax` says why that keeps the gradient of a confident
-example.
+The target is never part of a fold, because the gradient of a confident example would otherwise lose
+its digits (see `losses.softmax`).
 """
 
 from collections.abc import Callable, Sequence
@@ -57,7 +58,8 @@ __all__ = [
 ]
 
 Gradient = Literal["exact", "caffe"]
-"""That of the printed equation, or what the released Caffe code computes in its place."""
+""""exact" is the gradient of the paper's equation. "caffe" is the gradient that the authors'
+published Caffe code computes in its place."""
 
 
 def agent_rule(gradient: Gradient, term: Term, engine: Engine) -> Engine:
@@ -100,7 +102,7 @@ def joint(
 
     Args:
       terms: the losses with their hyper-parameters, such as `Softmax(2.0)`. All must have the same
-        normalisation.
+        value of `normalize`, which says whether features and agents are scaled to unit length.
       features: [batch, dim], floating point, un-normalised.
       agents: [classes, dim] class weights; with `axis_name` only the rows of this device, in the
         order of the devices.
@@ -143,7 +145,7 @@ def single(
     bias: Bias | None = None,
     **engine: Unpack[Engine],
 ) -> jax.Array:
-    """Returns the loss [batch] of one term; it is `joint` for a single term.
+    """Returns the loss [batch] of one term: the only entry of what `joint` returns for it.
 
     Args:
       name: name of the public function that calls it, for messages.
@@ -192,15 +194,16 @@ def weighted_sum(
 ) -> jax.Array | tuple[jax.Array, tuple[jax.Array, ...]]:
     """Returns the weighted sum of several losses, over all terms and examples.
 
-    The losses are those of `joint`. The sum over terms t and examples i is that of weights[t][i] x
-    loss_t[i]. When gradients are taken, hinge losses (`CContrastive`, and `CTriplet` over all
+    The losses are those of `joint`. The result is the sum of weights[t][i] x loss_t[i] over terms t
+    and examples i. When gradients are taken, hinge losses (`CContrastive`, and `CTriplet` over all
     negatives) need one pass over the classes instead of two. This is possible because the weights
     are known: the gradient of an agent (class weight) is a weighted sum over the examples. A block
     of classes in which every hinge is 0 skips the matmuls of the gradients. Other terms need two
     passes, as in `joint`.
 
     Args:
-      terms: the losses with their hyper-parameters; all must have the same normalisation.
+      terms: the losses with their hyper-parameters. All must have the same value of `normalize`,
+        which says whether features and agents are scaled to unit length.
       features: [batch, dim], floating point, un-normalised.
       agents: [classes, dim] class weights, one row per class.
       labels: [batch] integer class ids.
@@ -248,7 +251,7 @@ def weighted_sum_with_update(
     sum_over: AxisName | None = None,
     **engine: Unpack[Engine],
 ) -> jax.Array | tuple[jax.Array, tuple[jax.Array, ...]]:
-    """Returns the result of `weighted_sum`, and updates the agents when it is differentiated.
+    """Returns the result of `weighted_sum`, and updates the agents in its reverse pass.
 
     Agents are the class weights. In place of the gradient to `agents`, JAX returns the UPDATED
     agents, and in place of the gradient to `state` the updated state. The backward scan computes
@@ -256,12 +259,14 @@ def weighted_sum_with_update(
     If the caller donates agents and state to `jax.jit`, they are overwritten in place. The
     gradients to all other arguments are those of `weighted_sum`.
 
-    If the sum is not finite or its cotangent is 0, agents and state are returned unchanged.
+    If the sum is not finite, or if the cotangent of the sum is 0, agents and state are returned
+    unchanged.
 
     The update cannot clip the gradient by its global norm, which is known only after the scan.
 
     Args:
-      terms: the losses with their hyper-parameters; all must have the same normalisation.
+      terms: the losses with their hyper-parameters. All must have the same value of `normalize`,
+        which says whether features and agents are scaled to unit length.
       features: [batch, dim], floating point, un-normalised.
       agents: [classes, dim] class weights, one row per class. No other part of the differentiated
         function may use them.
@@ -274,9 +279,9 @@ def weighted_sum_with_update(
       with_losses: also return the losses, for logs; no gradient flows through these.
       engine: options of the computation, all optional, such as `block_size` (classes per block) and
         `precision` (of matmuls); `classwise.Engine` describes all.
-      update: function (rows, their state, their gradient) -> (new rows, new state). It must treat
-        each row independently of the others. It is a pytree whose leaves are its constants, such as
-        a `jax.tree_util.Partial`; no gradient flows to them.
+      update: function (some rows of the agents, their state, their gradient) -> (new rows, new
+        state). It must treat each row independently of the others. It is a pytree whose leaves are
+        its constants, such as a `jax.tree_util.Partial`; no gradient flows to them.
       sum_over: mapped axis, or axes, over which the batch is split while each device has the same
         agents. The agents' gradient is then added up over these axes, block by block. The gradients
         of features are those of this device's examples, as without `sum_over`.

@@ -15,10 +15,13 @@ Tree = TypeVar("Tree")
 
 
 class Location(NamedTuple):
-    """The positions of the agents (class weights) of some class ids, as seen from this device."""
+    """Where the agents (class weights) of some class ids are, as seen from this device.
+
+    All fields have the shape of the class ids.
+    """
 
     row: jax.Array
-    """Row on this device; 0 where the agent is on another device."""
+    """Row on this device; 0 if the agent is on another device, or if there is no such class."""
     is_here: jax.Array
     """bool, whether the agent is on this device."""
     exists: jax.Array
@@ -31,7 +34,9 @@ def num_shards(axis_name: AxisName | None) -> int:
 
 
 def first_row(num_rows: int, axis_name: AxisName | None) -> jax.Array | int:
-    """Returns the number of this device's first row of an array, such as the agents.
+    """Returns the index, in the whole array, of the first row that this device has.
+
+    The array is split by rows over devices, such as the agents (class weights).
 
     Args:
       num_rows: number of rows on each device.
@@ -41,12 +46,19 @@ def first_row(num_rows: int, axis_name: AxisName | None) -> jax.Array | int:
 
 
 def locate(labels: jax.Array, num_rows: int, axis_name: AxisName | None) -> Location:
-    """Returns the positions of the agents (class weights) of some class ids.
+    """Returns where the agents (class weights) of some class ids are, as seen from this device.
 
     Args:
-      labels: integer class ids of any shape.
-      num_rows: number of rows on each device.
+      labels: integer class ids of any shape, among the classes of all devices.
+      num_rows: number of agents on each device.
       axis_name: mapped axis over which the classes are split; None for one device.
+
+    Returns:
+      Three arrays in the shape of `labels`:
+
+      - `row`: row of the agent on this device; 0 if it is on another device or does not exist
+      - `is_here`: bool, whether the agent is on this device
+      - `exists`: bool, whether the id is that of a class of any device; False if it is out of range
     """
     row = labels - first_row(num_rows, axis_name)
     is_here = (row >= 0) & (row < num_rows)
@@ -100,10 +112,10 @@ class Shards(NamedTuple):
 
         In `jax.shard_map` the type of an array names the axes over which it varies, which means
         that its values may differ between the devices of the axis. If an array varies over another
-        axis than that of the classes, such as the batch over the "data" axis of a mesh, all arrays
-        are cast to vary over it. The rows vary over the axis of the classes. If the batch is split
-        over this axis, the batch and the terms vary over it too. Otherwise, they are the same on
-        all of its devices.
+        axis than that of the classes (`axis_name`), such as the batch over the "data" axis of a
+        mesh, all arrays are cast to vary over that axis. `rows` always vary over `axis_name`. With
+        `split_batch` the terms and the batch vary over `axis_name` too, and otherwise they are the
+        same on all devices of this axis.
 
         Args:
           terms: the hyper-parameters of the losses.
@@ -127,11 +139,11 @@ class Shards(NamedTuple):
         return *vary_over(axes - of_classes, (terms, batch)), rows
 
     def cast_updated(self, batch: Any, rows: Tree) -> Tree:
-        """Casts agents to be updated, and their state, to types that vary over the classes' axis.
+        """Casts agents to be updated, or their state, to types of `jax.shard_map`.
 
-        They vary only over this axis. `cast` would make them vary over the axes of the batch too.
-        In the reverse pass JAX turns such a cast into a sum over the devices, which would add the
-        updated agents of all devices.
+        The types say that the values vary over `axis_name` only. `cast` would make them vary over
+        the axes of the batch too. In the reverse pass JAX turns a cast to such an axis into a sum
+        over the axis's devices, which would add up the updated agents of these devices.
 
         Args:
           batch: arrays with one row per example, which show the axes over which the batch varies.
@@ -152,17 +164,19 @@ class Shards(NamedTuple):
         return vary_over(of_classes, rows)
 
     def all_gather_batch(self, tree: Tree) -> Tree:
-        """Returns arrays [batch, ...] with the examples of all devices, if the batch is split.
+        """Returns arrays [batch, ...] with the examples of all devices along `axis_name`.
 
-        Otherwise, each device has the whole batch already, and the arrays are returned unchanged.
+        This is done if `split_batch` is set. Otherwise, each device has these examples already, and
+        the arrays are returned unchanged.
         """
         return jax.lax.all_gather(tree, self.axis_name, tiled=True) if self.split_batch else tree
 
     def reduce_over_axis(self, tree: Tree) -> Tree:
-        """Returns the sum over the devices of arrays [batch, ...], which cover the whole batch.
+        """Returns the sum of arrays [batch, ...] over the devices along `axis_name`.
 
-        If the batch is split, each device gets the part of the sum that belongs to its own
-        examples.
+        On each device the arrays have one row per example of the whole batch. If `split_batch` is
+        set, a device gets only the rows of the sum for its own examples, and otherwise all rows. If
+        `axis_name` is None, the arrays are returned unchanged.
         """
         if self.axis_name is None:
             return tree
@@ -172,16 +186,19 @@ class Shards(NamedTuple):
         return jax.lax.psum(tree, self.axis_name)
 
     def sum_over_copies(self, tree: Tree) -> Tree:
-        """Returns the sum over the axes `sum_over`, whose devices have the same agents.
+        """Returns the sum of each array over the devices along the axes `sum_over`.
 
-        These devices have other examples. If `sum_over` is None, the arrays are unchanged.
+        These devices have copies of the same agents, but different parts of the batch. So the sum
+        of their gradients of the agents is that of the whole batch. If `sum_over` is None, the
+        arrays are returned unchanged.
         """
         return tree if self.sum_over is None else jax.lax.psum(tree, self.sum_over)
 
     def sum_over_batch(self, tree: Tree) -> Tree:
-        """Returns the sum over all axes over which the batch is split.
+        """Returns the sum of each array over the devices along all axes that split the batch.
 
-        These are `sum_over`, and `axis_name` if `split_batch` is set.
+        These axes are `sum_over`, and `axis_name` if `split_batch` is set. Without such an axis,
+        the arrays are returned unchanged.
         """
         tree = self.sum_over_copies(tree)
         return jax.lax.psum(tree, self.axis_name) if self.split_batch else tree

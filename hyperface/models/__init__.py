@@ -96,7 +96,8 @@ def create(
 
     Args:
       name: one of `BACKBONES`, such as "sphereface-mini".
-      feature_dim: number of values of the feature; None takes the paper's.
+      feature_dim: number of values of the feature; None takes the default of this backbone
+        (the field `feature_dim` of its class).
       dtype: type that the layers compute in; parameters and features are always float32.
       remat: recompute the activations inside of blocks in the backward pass instead of storing
         them. This takes less memory and more time.

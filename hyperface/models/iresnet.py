@@ -25,7 +25,7 @@ class IResNet(Backbone):
       widths: number of channels of each stage.
       folded: build the form for deployment, which has no batch statistics. A BN behind a
         convolution or the feature layer is merged ("folded") into that layer, which then has a
-        bias. Any other BN becomes a factor and a term per channel.
+        bias. Any other BN becomes a scale and a bias per channel.
     """
 
     blocks: Sequence[int] = (3, 4, 14, 3)

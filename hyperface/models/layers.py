@@ -102,7 +102,10 @@ class Backbone(nn.Module):
         return x.reshape(x.shape[0], -1)
 
     def block(self, body: Callable[[Self, jax.Array], jax.Array], x: jax.Array) -> jax.Array:
-        """Returns `body(self, x)`; if `remat` is set, its activations are not stored.
+        """Returns `body(self, x)`.
+
+        If `remat` is set, the activations inside of `body` are not stored for the backward pass,
+        which computes them again.
 
         Args:
           body: function (this module, x) -> output of a part of the network. It may create layers.

@@ -21,8 +21,9 @@ class LeNet(Backbone):
       shared_slopes: whether a PReLU layer has one slope for all channels instead of one each.
       feature_bias: whether the feature layer has a bias.
       feature_init_std: standard deviation of the feature layer's initial weights; None uses Caffe's
-        xavier initialisation. With it the first features are short, and so the gradient of the
-        normalisation is large, because it is divided by their length (NormFace, Eq. 4).
+        xavier initialisation. Xavier values make the first features short. The gradient that passes
+        through their normalisation is then large, because it is divided by their length (NormFace,
+        Eq. 4).
       feature_prelu: whether a PReLU follows the feature layer.
     """
 

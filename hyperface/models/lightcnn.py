@@ -21,7 +21,7 @@ _CONVOLUTIONS = (
 
 
 def max_feature_map(x: jax.Array) -> jax.Array:
-    """Returns [..., channels / 2]: the maximum of channels i and i + channels / 2, for each i."""
+    """Returns [..., channels / 2]: entry i is the larger of channels i and i + channels / 2."""
     return jnp.maximum(*jnp.split(x, 2, axis=-1))
 
 
@@ -33,6 +33,7 @@ class LightCNN(Backbone):
     the classes, so it is a setting of the loss (`SoftmaxTerm.dropout`).
 
     Attributes:
+      feature_dim: number of values of the feature, 256 in the paper.
       slimmer: number by which the channels of all convolutions are divided, 1 in the paper.
     """
 

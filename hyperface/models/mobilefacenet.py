@@ -139,8 +139,9 @@ class _Shared(NamedTuple):
 
         Args:
           layer: the layer, which owns the parameters.
-          x: its output, [batch, ..., channels].
-          counted: as in `MobileFaceNet.__call__`.
+          x: output of the layer, [batch, ..., channels].
+          counted: [batch] True for an example and False for padding, which the statistics leave
+            out; None counts all.
         """
         if self.folded:
             bias = layer.param("bias", nn.initializers.zeros, x.shape[-1:])

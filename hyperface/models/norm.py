@@ -189,7 +189,7 @@ _normalized.defvjp(_normalized_fwd, _normalized_bwd)
 
 
 class Affine(nn.Module):
-    """A layer with a learned factor and term per channel: x * scale + bias.
+    """A layer with a learned scale and bias per channel: x * scale + bias.
 
     It replaces a batch normalisation whose mean and variance were merged into scale and bias.
 
