@@ -24,7 +24,7 @@ Mining = Literal["all", "violating", "hardest"]
 
 @dataclass(frozen=True)
 class SoftmaxTerm:
-    """Softmax loss (NormFace, Eq. 1 and 6)."""
+    """Softmax loss (NormFace, Eq. 1), with normalisation as in NormFace's Eq. 6."""
 
     weight: float = 1.0
     """Weight of the term; 0 leaves it out."""
@@ -212,7 +212,7 @@ class BatchTripletTerm:
 
 @dataclass(frozen=True)
 class RingTerm:
-    """Ring loss (Eq. 4), which pulls the feature norms towards a learned radius R."""
+    """Ring loss (Zheng et al. 2018, Eq. 4): pulls feature norms towards a learned radius R."""
 
     weight: float = 0.0
     """Weight of the term, the paper's lambda; 0 leaves it out."""
@@ -333,7 +333,7 @@ class Loss:
     def forced(self) -> tuple[str, ...]:
         """Returns the names of the heads whose agents are scaled to unit length after each step.
 
-        They are those with a term whose `gradient` is "caffe".
+        Such a head has a term whose `gradient` is "caffe".
         """
         return tuple(
             head

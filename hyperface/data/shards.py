@@ -38,7 +38,8 @@ Shape = tuple[int, int, int]
 class MixedSizes(InputError):
     """The error for images of many sizes, if `Options.align` does not make their sizes equal.
 
-    They are probably photos in which the faces must be found first. Nothing has been written.
+    Such images are probably photos in which the faces must be found first. When the error is
+    raised, no data set has been written.
     """
 
 

@@ -90,7 +90,8 @@ def make_optimizer(optimizer: Optimizer, loss: Loss, steps: int) -> optax.Gradie
 def agents_optimizer(optimizer: Optimizer, steps: int) -> optax.GradientTransformation | None:
     """Returns the rule by which the backward scan updates the agents, one [dim] row per class.
 
-    Agents are the class weights. The result is None if `optimizer.agents_update` is "whole": the
+    Agents are the class weights. The backward scan is the loop over blocks of classes that computes
+    their gradient. The result is None if `optimizer.agents_update` is "whole": the
     optimiser then updates the agents as any other parameter, once their whole gradient is known.
 
     Args:
@@ -220,7 +221,12 @@ def parameter_groups(params: Mapping[str, Any]) -> Any:
 
 
 def group_summaries(params: Mapping[str, Any], optimizer: Optimizer) -> list[GroupSummary]:
-    """Returns one summary per group of parameters that a network has, in the order of `Groups`."""
+    """Returns one summary per group of parameters that a network has, in the order of `Groups`.
+
+    Args:
+      params: the parameters of an `EmbeddingNetwork`.
+      optimizer: the settings, whose `groups` are the factors of each group.
+    """
     sizes: dict[str, int] = {}
     unknown: dict[str, None] = {}
     labels = jax.tree.leaves(parameter_groups(params))

@@ -22,8 +22,8 @@ CONSTANTS = {"zero": 0.0, "one": 1.0}
 
 @dataclass(frozen=True)
 class Report:
-    """The result of loading a file: the parameters that it filled, and the arrays it did not
-    use."""
+    """The result of loading a weight file: which parameters got its values, and which arrays of
+    the file were not used."""
 
     path: Path
     """The file, or the folder of the run."""
