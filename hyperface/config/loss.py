@@ -85,8 +85,9 @@ class CTripletTerm:
 class SphereFaceTerm:
     """SphereFace's margin: cos(m theta) replaces cos(theta) in the logit of the own class.
 
-    As the term a-softmax (SphereFace) it scales agents (class weights) to unit length. As l-softmax
-    (large-margin softmax) it leaves them as they are. Features are never normalised.
+    theta is the angle between a feature and the agent (class weight) of its class. As a-softmax
+    (SphereFace) the term scales agents to unit length. As l-softmax (large-margin softmax) it
+    leaves them as they are. Features are never normalised.
 
     The margin grows during training: the logit is (lambda * logit without margin + logit with
     margin) / (1 + lambda). At step i, counted from 1, lambda is max(floor, start / (1 + gamma i)).
@@ -177,9 +178,9 @@ class CenterTerm:
     weight: float = 0.0
     """Weight of the term; 0 leaves it out."""
     rule: Literal["paper", "caffe"] = "paper"
-    """How centers are updated. "paper" moves them by `rate` times `losses.center_direction`,
-    towards the features of their class. "caffe" updates them through the optimiser, as the authors'
-    published code does."""
+    """How centers are updated. "paper" subtracts `rate` times `losses.center_direction`,
+    which moves them towards the features of their class. "caffe" updates them through
+    the optimiser, as the authors' published code does."""
     rate: float = 0.5
     """alpha of the paper's rule, from 0 to 1."""
 
@@ -250,7 +251,7 @@ class CustomTerm:
 
     @property
     def is_classwise(self) -> bool:
-        """Whether the loss is a class-wise term: an object with the attributes of `Term`.
+        """Whether the loss is a class-wise term: it has the attributes of `losses.classwise.Term`.
 
         Any other loss is called with features and labels.
         """

@@ -48,8 +48,9 @@ def make_optimizer(optimizer: Optimizer, loss: Loss, steps: int) -> optax.Gradie
     NormFace and Ring loss use the same rule.
 
     Each group of parameters has its own factors of learning rate and weight decay (`Groups`). With
-    `CenterTerm.rule` "paper" the centers of center loss follow another rule: they move by alpha
-    times `losses.center_direction`, without schedule and momentum.
+    `CenterTerm.rule` "paper" the centers of center loss follow another rule: each step
+    subtracts `CenterTerm.rate` times `losses.center_direction` from them, without schedule and
+    momentum.
 
     Args:
       optimizer: the settings of the optimiser.
@@ -183,8 +184,8 @@ def with_updates(opt_state: Any, updates: int) -> Any:
 
     Args:
       opt_state: the state of an optimiser that `make_optimizer` returned.
-      updates: number of updates so far, including those that were left out. It determines the
-        learning rate.
+      updates: number of updates so far, including those that were left out. This
+        number determines the learning rate.
     """
 
     def at(path: tuple[Any, ...], leaf: jax.Array) -> jax.Array:

@@ -76,9 +76,10 @@ def mesh_step(
 ) -> Callable[[TrainState, dict[str, np.ndarray]], tuple[TrainState, Metrics]]:
     """Returns `train_step`, mapped by `jax.shard_map` over the devices of all processes.
 
-    If classes are split, each device computes the similarities of its own rows to the whole batch:
-    features are gathered, and their gradient returns by a reduce-scatter. The state's buffers are
-    donated, so a state must not be used after it was passed to the step.
+    If classes are split, each device computes the similarities of its own agents (class weights) to
+    the features of the whole batch. An all-gather brings these features to every device, and a
+    reduce-scatter returns the gradient of each feature to the device of its image. The state's
+    buffers are donated, so a state must not be used after it was passed to the step.
 
     Args:
       devices: the devices to use; None takes all devices of all processes.

@@ -34,7 +34,7 @@ def train_step(
     Under a mapped axis each device gets its part of the batch, and the result is the same as that
     of the whole batch on one device: sums and counts are added over the axis, and then divided.
 
-    If `Loss.sample_rate` of the experiment is below 1, each step samples some of the classes. It
+    If `Experiment.loss.sample_rate` is below 1, each step samples some of the classes. It
     then reads and writes only the agents (class weights) of these classes, and their momentum.
 
     If the loss, another metric from before the update, or the gradient norm is NaN or infinite, the
@@ -63,11 +63,11 @@ def train_step(
       "examples" the number of examples. The heads add their scalars, such as a learned scale.
 
       Metrics from after the update: "parameter_norm" is the norm of all updated parameters
-      together. "nonfinite" is an int32 from which `divergence.nonfinite_names` finds the parameters
-      that are not finite; 0 if all are finite. Only if there are agents, "distortion" is the bound
-      in NormFace's Proposition 3: the squared distance between a normalised feature and its
-      normalised agent, as a moving average per class, and then averaged over the classes that a
-      batch has had so far.
+      together. "nonfinite" is an int32 whose bits say which groups of gradients and of parameters
+      are not finite; `divergence.nonfinite_names` returns their names. Only if there are agents,
+      "distortion" is the bound in NormFace's Proposition 3. The bound of a class is the moving
+      average of the squared distance between its normalised features and its normalised agent;
+      "distortion" is the mean over the classes that a batch has had so far.
     """
     loss, mask = state.network.head.loss, batch["mask"] > 0
     split_axis = axis_name if split_classes else None
