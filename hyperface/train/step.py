@@ -34,18 +34,18 @@ def train_step(
     Under a mapped axis each device gets its part of the batch, and the result is the same as that
     of the whole batch on one device: sums and counts are added over the axis, and then divided.
 
-    If `Experiment.loss.sample_rate` is below 1, each step samples some of the classes. It
-    then reads and writes only the agents (class weights) of these classes, and their momentum.
+    If `Experiment.loss.sample_rate` is below 1, each step samples some of the classes. It then
+    reads and writes only the agents (class weights) of these classes, and their momentum.
 
     If the loss, another metric from before the update, or the gradient norm is NaN or infinite, the
     update is left out: the returned state is the given state with `TrainState.diverged` True. Later
     steps leave out their updates too, until the caller sets `diverged` to False. The caller may
     therefore read the metrics some steps later.
 
-    In two cases the old state is lost, and "parameter_norm" is NaN or infinite. In the first, all
-    gradients are finite, but a new parameter is not. The second is possible only with
-    `Optimizer.agents_update` "in-sweep", which updates agents before all gradients are known: a
-    gradient is not finite although the loss is.
+    There is one exception. With `Optimizer.agents_update` "in-sweep" a finite loss is enough for
+    the agents to be updated, because their update comes before the other gradients are known. If a
+    gradient is then NaN or infinite, the old agents are lost, and "parameter_norm" is NaN. The old
+    state is also lost if all gradients are finite but a new parameter is not.
 
     Args:
       state: the state before the step, the same on every device except for arrays split by class.
