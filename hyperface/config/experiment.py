@@ -73,7 +73,8 @@ class Model:
     def is_module(self) -> bool:
         """Whether `backbone` is a finished module, not a function or class that builds one.
 
-        A finished module has its own feature size and type, so the settings here do not apply.
+        A finished module has its own feature size and type. `feature_dim`, `dtype` and `remat` of
+        this class then have no effect.
         """
         # A class or a function has a qualified name, and an instance of a module has none.
         is_code = hasattr(self.backbone, "__qualname__")
@@ -142,7 +143,7 @@ class Optimizer:
     """Use Caffe's momentum: the gradient is multiplied by the learning rate before it is added to
     the velocity. A lower rate then does not reduce the velocity at once."""
     weight_decay: float = 5e-4
-    """Factor of the L2 penalty, whose gradient is added before momentum (coupled decay)."""
+    """Factor of the L2 penalty. Its gradient is added before momentum (coupled decay)."""
     clip: float | None = None
     """Largest norm of the gradient over all parameters; a longer gradient is scaled to this norm.
     None does not clip."""
@@ -164,7 +165,7 @@ class Optimizer:
     returns to its newest checkpoint."""
     average: float = 0.0
     """Decay of a moving average of the parameters, which is evaluated instead of them; 0 keeps no
-    average. In the first steps t the decay is (1 + t) / (10 + t), while that is less."""
+    average. At step t, from 0, the decay is at most (1 + t) / (10 + t)."""
     groups: Groups = Groups()
     """Factors of the learning rate and the decay by group of parameters."""
 

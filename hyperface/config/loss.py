@@ -24,7 +24,7 @@ Mining = Literal["all", "violating", "hardest"]
 
 @dataclass(frozen=True)
 class SoftmaxTerm:
-    """Softmax loss (NormFace, Eq. 1 and 6)."""
+    """Softmax loss (NormFace, Eq. 1), with normalisation as in NormFace's Eq. 6."""
 
     weight: float = 1.0
     """Weight of the term; 0 leaves it out."""
@@ -85,8 +85,9 @@ class CTripletTerm:
 class SphereFaceTerm:
     """SphereFace's margin: cos(m theta) replaces cos(theta) in the logit of the own class.
 
-    As the term a-softmax (SphereFace) it scales agents (class weights) to unit length. As l-softmax
-    (large-margin softmax) it leaves them as they are. Features are never normalised.
+    theta is the angle between a feature and the agent (class weight) of its class. As a-softmax
+    (SphereFace) the term scales agents to unit length. As l-softmax (large-margin softmax) it
+    leaves them as they are. Features are never normalised.
 
     The margin grows during training: the logit is (lambda * logit without margin + logit with
     margin) / (1 + lambda). At step i, counted from 1, lambda is max(floor, start / (1 + gamma i)).
@@ -177,9 +178,9 @@ class CenterTerm:
     weight: float = 0.0
     """Weight of the term; 0 leaves it out."""
     rule: Literal["paper", "caffe"] = "paper"
-    """How centers are updated. "paper" moves them by `rate` times `losses.center_direction`,
-    towards the features of their class. "caffe" updates them through the optimiser, as the authors'
-    published code does."""
+    """How centers are updated. "paper" subtracts `rate` times `losses.center_direction`,
+    which moves them towards the features of their class. "caffe" updates them through
+    the optimiser, as the authors' published code does."""
     rate: float = 0.5
     """alpha of the paper's rule, from 0 to 1."""
 
@@ -212,7 +213,7 @@ class BatchTripletTerm:
 
 @dataclass(frozen=True)
 class RingTerm:
-    """Ring loss (Eq. 4), which pulls the feature norms towards a learned radius R."""
+    """Ring loss (Zheng et al. 2018, Eq. 4): pulls feature norms towards a learned radius R."""
 
     weight: float = 0.0
     """Weight of the term, the paper's lambda; 0 leaves it out."""
@@ -250,7 +251,7 @@ class CustomTerm:
 
     @property
     def is_classwise(self) -> bool:
-        """Whether the loss is a class-wise term: an object with the attributes of `Term`.
+        """Whether the loss is a class-wise term: it has the attributes of `losses.classwise.Term`.
 
         Any other loss is called with features and labels.
         """
@@ -333,7 +334,7 @@ class Loss:
     def forced(self) -> tuple[str, ...]:
         """Returns the names of the heads whose agents are scaled to unit length after each step.
 
-        They are those with a term whose `gradient` is "caffe".
+        Such a head has a term whose `gradient` is "caffe".
         """
         return tuple(
             head

@@ -59,7 +59,9 @@ def to_dict(config: Any) -> dict[str, Any]:
     """Returns a configuration as nested dictionaries, lists, numbers and texts, for JSON.
 
     Args:
-      config: an instance of a dataclass, whose fields may be such instances too.
+      config: an instance of a dataclass, whose fields may be such instances too. A user's object,
+        such as a network, becomes the text that `describe` returns. Rarely used fields that have
+        their default value are left out.
     """
     # A rare field with its default value is left out; `from_dict` then takes the default.
     return {
@@ -96,7 +98,8 @@ def from_dict(cls: Any, values: Mapping[str, Any]) -> Any:
       values: the dictionary that `to_dict` returned.
 
     Raises:
-      TypeError: a field of `cls` is missing, or `values` has a field that `cls` lacks.
+      TypeError: `values` lacks a field of `cls` that has no default, or has a field that `cls`
+        lacks.
     """
     kinds, fields = get_type_hints(cls), {}
     for name, value in values.items():

@@ -1,4 +1,4 @@
-"""Finds the images of a training set to keep; outliers are dropped as in Ring loss, section 3.
+"""Finds the images of a training set to keep; outliers are dropped as in the paper on Ring loss.
 
 The features of the images may come from any network. They are read twice, in blocks: first for the
 class means, then for the squared distance of each image to the mean of its class. First whole
@@ -130,7 +130,7 @@ def clean(
         `image_threshold`.
 
     Raises:
-      ValueError: a threshold and its quantile are both given, or one of them is out of range.
+      ValueError: a threshold and its quantile are both given, or a value is out of range.
 
     References:
       Ring loss, section 3, implementation details: "classes that had variance in the MSE ... above

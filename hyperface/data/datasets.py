@@ -86,7 +86,7 @@ class Split:
 
     @property
     def step(self) -> str:
-        """The sentence of a report that describes the images: their number, data set and crop."""
+        """A sentence for a report: the number of images, their data set, alignment and crop."""
         small = f", {self.shrink} times smaller per side" if self.shrink > 1 else ""
         cut = f", the middle {self.crop[0]} x {self.crop[1]} of each" if self.crop else ""
         group = f", {self.group}" if self.group else ""

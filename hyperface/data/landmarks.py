@@ -117,6 +117,8 @@ def face_name(name: str, number: int) -> str:
 def image_of(name: str, images: Container[str]) -> str:
     """Returns the name of the image that shows a face; the inverse of `face_name`.
 
+    A name that does not end in "#" and a number is returned unchanged.
+
     Args:
       name: name of the face.
       images: names of the images. An image can itself be named "a#2"; then that name is the image's

@@ -94,7 +94,7 @@ class Manifest:
     def source_of(cls, folder: Path) -> str | None:
         """Returns `source`, the fingerprint, from the manifest in a folder.
 
-        It returns None if the folder has no manifest, or a damaged one.
+        The result is None if the folder has no manifest, or a damaged one.
         """
         try:
             return cls.read(folder).source

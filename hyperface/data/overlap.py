@@ -80,8 +80,9 @@ def similar_people(
         such as people of the same name. Both labels must occur in the given labels.
 
     Returns:
-      The pairs of people whose similarity is at least `threshold`, and the named pairs, the most
-      similar pair first.
+      One record per pair of people whose similarity is at least `threshold`, and per named pair:
+      both labels, the similarity, and the rows of the two most similar images. The most similar
+      pair of people comes first.
 
     Raises:
       ValueError: a feature is zero or not finite, or the threshold is not in [-1, 1].

@@ -36,7 +36,7 @@ class Options:
     `Source.held_out` or, if that is None too, a tenth of the people but at least 10, and nobody if
     there are fewer than 30 people."""
     test_people: Collection[str] = ()
-    """Names of the people who form the test split. If there are any, `held_out` is ignored."""
+    """Names of the people who form the test split. If it is not empty, `held_out` is ignored."""
     keep: Collection[str] | None = None
     """Names of the images to store, such as a cleaned list; all other images are left out. None
     stores all images. A name that the source does not have is an error."""
@@ -75,7 +75,8 @@ def plan_shards(source: Source, options: Options) -> tuple[list[Shard], dict[str
 
     Returns:
       (shards, people): the files to write, of at most SHARD_IMAGES images each; and a dict from the
-      name of a split to the names of its people, where the person at place k has the label k.
+      name of a split to the names of its people. The person at place k of this list, counted from
+      0, has the label k in the split.
 
     Raises:
       InputError: the options name people or images that the source does not have, hold out too many
@@ -128,9 +129,10 @@ def _present(source: Source, options: Options) -> tuple[np.ndarray, np.ndarray]:
 def default_held_out(source: Source, options: Options) -> int | None:
     """Returns the number of test people that is used by default.
 
-    It is a tenth of the people who have a stored image, but at least FEWEST_HELD_OUT (10); or 0 if
-    there are fewer than FEWEST_PEOPLE (30) people. It is None if the source (by its splits, pairs
-    or `held_out`) or the options (by `held_out` or `test_people`) determine the test split.
+    The number is a tenth of the people who have a stored image, but at least FEWEST_HELD_OUT (10);
+    it is 0 if there are fewer than FEWEST_PEOPLE (30) people. The result is None if the
+    test split is determined by the source (its splits, pairs or `held_out`) or by the options
+    (`held_out` or `test_people`).
     """
     chosen = source.held_out is not None or options.held_out is not None or options.test_people
     if chosen or source.splits is not None or source.pairs is not None:
@@ -185,7 +187,7 @@ def _people_of_splits(source: Source, options: Options, present: np.ndarray) -> 
 
 
 def alignment(options: Options) -> str:
-    """Returns how the images are aligned, as a text, such as "as they came" without alignment."""
+    """Returns how the images are aligned, as a text; "as they came" if `options.align` is None."""
     return "as they came" if options.align is None else str(options.align)
 
 

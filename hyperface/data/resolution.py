@@ -11,13 +11,11 @@ FACTORS = (4, 16, 25, 36, 64)
 
 
 def degrade(pixels: np.ndarray, factor: float) -> np.ndarray:
-    """Returns an image of the same size, but only with the detail of a smaller image.
+    """Returns an image of the same size, but with only the detail of a smaller image.
 
-    It shows how an image of low resolution looks to a network. The smaller image has `factor` times
-    fewer pixels.
-
-    The image is reduced with a bicubic filter that smooths first, and enlarged again with a bicubic
-    filter. The sides of the small image are rounded: 112 x 96 becomes 22 x 19 at factor 25.
+    The image is reduced to 1 / `factor` of its number of pixels with a bicubic filter that smooths
+    first, and is then enlarged to its old size with a bicubic filter. The sides of the small image
+    are rounded: 112 x 96 becomes 22 x 19 at factor 25.
 
     Args:
       pixels: [height, width, 1 or 3] uint8.
@@ -34,7 +32,7 @@ def degrade(pixels: np.ndarray, factor: float) -> np.ndarray:
       np.float64(200.0)
 
     References:
-      Ring loss, Exp. 6.
+      Zheng et al., Ring loss: Convex Feature Normalization for Face Recognition, CVPR 2018, Exp. 6.
     """
     if not (math.isfinite(factor) and factor >= 1):
         raise ValueError(f"expected an area factor of at least 1, found {factor}")

@@ -38,7 +38,8 @@ Shape = tuple[int, int, int]
 class MixedSizes(InputError):
     """The error for images of many sizes, if `Options.align` does not make their sizes equal.
 
-    They are probably photos in which the faces must be found first. Nothing has been written.
+    Such images are probably photos in which the faces must be found first. When the error is
+    raised, no data set has been written.
     """
 
 
@@ -265,7 +266,8 @@ def refused(rejected: Sequence[Reject], what: str = "") -> InputError:
     Args:
       rejected: the rejected images; the message names the first five with their reasons.
       what: what was found instead of readable images, such as "none in the split 'test'". With ""
-        the message gives the number of rejected images, and says that `--strict` can be left out.
+        the message states the number of rejected images, and that the option `--strict` of
+        `hyperface prepare` can be left out.
     """
     shown = "; ".join(f"{name}: {reason}" for name, reason in rejected[:5])
     listed = (

@@ -61,7 +61,7 @@ def prepare(
       The folder of the version that has the images.
 
     Raises:
-      InputError: the folder has a data set of other files or options and `replace` is False; the
+      InputError: `replace` is False, and the folder has a data set of other files or options; the
         folder cannot be written, or is in use by another process; the options do not fit the
         source; the images have many sizes; no image of a split is readable; or an image was
         rejected and `options.strict` is True.

@@ -18,9 +18,10 @@ _OF_HEADS = {"agents", "bias"}
 
 
 def has_class_rows(path: tuple[Any, ...], loss: Loss) -> bool:
-    """Returns whether an array of a `TrainState` or of part of it has one row per class.
+    """Returns whether an array of a `TrainState`, or of a part of one, has one row per class.
 
-    These are agents (class weights), biases, centers, their momentum, and `TrainState.distortion`.
+    Such arrays are agents (class weights), the softmax' biases, the centers of center loss, the
+    momentum of all these, and `TrainState.distortion`.
 
     Args:
       path: path of the leaf in the tree: the tuple of keys that `jax.tree_util.tree_map_with_path`
@@ -79,13 +80,14 @@ def sample(
       labels: [batch] class ids of this device's part of the batch.
       num_classes: number of people in the training split.
       axis_name: the mapped axis over which the batch is split; None on one device.
-      rows: number of agents on this device, if agents are split over the axis too; on the last
-        devices some of them may be padding. None if every device has all agents. All devices then
-        draw the same classes.
+      rows: number of rows of agents (class weights) on this device, if agents are split over the
+        axis too. On the last devices some of these rows may be padding. With None every device has
+        all agents, and all devices draw the same classes.
 
     Returns:
-      The sample: the rows of its classes, and for each of this device's examples the index of its
-        class in the sample.
+      A `losses.Sample`, or None. `rows` are the rows of the drawn classes in this device's agents,
+      `present` is False for rows that are not used, and `labels` has, for each of this device's
+      examples, the place of the example's class in the sample.
     """
     if loss.sample_rate == 1:
         return None
@@ -107,6 +109,8 @@ def sample(
 
 def gather_rows(tree: Any, loss: Loss, sample: losses.Sample | None) -> Any:
     """Returns a tree in which arrays with one row per class have only the sampled rows.
+
+    The centers of center loss keep all rows.
 
     Args:
       tree: parameters or optimiser state.
@@ -130,8 +134,8 @@ def scatter_rows(tree: Any, part: Any, loss: Loss, sample: losses.Sample | None)
       sample: the sample that was used; None returns `part`.
 
     Returns:
-      `tree` with the sampled rows, and with all arrays without class rows, replaced by those of
-      `part`.
+      The whole tree with the values of `part`. Rows that `gather_rows` left out have the values of
+      `tree`.
     """
     if sample is None:
         return part

@@ -85,8 +85,8 @@ class Memory(NamedTuple):
 def memory_estimate(sizes: Sizes, num_devices: int, *, shard_agents: bool) -> Memory:
     """Estimates the memory of a training step on each device.
 
-    The estimate is rough: the memory that XLA takes differs by a factor of at most 1.3
-    (`tests/test_memory.py`).
+    The estimate is rough: in the tested runs, the memory that XLA takes is at most 1.3 times larger
+    or smaller (`tests/test_memory.py`).
 
     Args:
       sizes: the sizes of the run.
@@ -131,7 +131,8 @@ def devices_that_do(sizes: Sizes, limit: int) -> int | None:
     """Returns the smallest number of devices that can train a run with split agents.
 
     With split agents (class weights) each device has only a part of the rows. Only numbers of
-    devices that divide the batch evenly are tried. If none is enough, the result is None.
+    devices that divide the batch size, and that are not larger than the number of classes, are
+    tried. If none of these is enough, the result is None.
 
     Args:
       sizes: the sizes of the run.
@@ -159,8 +160,8 @@ def check_memory(sizes: Sizes, num_devices: int, limit: int, *, shard_agents: bo
       The estimate.
 
     Raises:
-      InputError: the run does not fit. The message states the parts of the memory, and the number
-        of devices that would be enough.
+      InputError: the run does not fit. The message states the parts of the memory. It also states
+        the number of devices that would be enough with split agents, if there is one.
     """
     found = memory_estimate(sizes, num_devices, shard_agents=shard_agents)
     if found.total <= limit:
@@ -253,7 +254,7 @@ def _mebibytes(size: int) -> str:
 
 
 class Traffic(NamedTuple):
-    """The bytes that one device sends in a step, by kind. It receives as many."""
+    """The bytes that one device sends in a step, by kind. The device receives as many bytes."""
 
     backbone: int
     """For the sum over devices of the gradients of the backbone."""

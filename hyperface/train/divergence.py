@@ -42,8 +42,8 @@ class Divergences:
     A step is bad if one of its metrics is NaN or infinite.
 
     Args:
-      on_nan: "stop" raises an error, "skip" leaves out the update of the step, and "rollback" goes
-        back to the last checkpoint.
+      on_nan: what the run does after a bad step. "stop" raises an error. "skip" leaves out the
+        update of the step. "rollback" goes back to the newest checkpoint.
     """
 
     def __init__(self, on_nan: OnNan) -> None:
@@ -64,9 +64,9 @@ class Divergences:
           nonfinite: names of the groups of parameters that are not finite, for the message.
 
         Raises:
-          DivergenceError: a metric is not finite, and the run does not skip the step. This is so
-            with "stop" and "rollback", after more than `MAX_LEFT_OUT` (10) bad steps, or if the
-            update was applied already.
+          DivergenceError: a metric is not finite, and the run does not skip the step. The run skips
+            a step only if `on_nan` is "skip", if the update was not applied, and if there were at
+            most `MAX_LEFT_OUT` (10) bad steps so far.
         """
         try:
             check_finite(step, metrics, nonfinite)
@@ -81,10 +81,12 @@ class Divergences:
     def rolls_back(self, error: DivergenceError, saved: int) -> bool:
         """Returns whether the run goes back to its newest checkpoint after a bad step.
 
-        It goes back with "rollback". With "skip" it goes back only if the state before the update
-        is lost. The steps since the checkpoint are then repeated. The numbers of the steps whose
-        updates must be left out are added to `left_out`. After more than `MAX_LEFT_OUT` (10) bad
-        steps the result is False.
+        If `on_nan` is "rollback", the run goes back. If it is "skip", the run goes back only if the
+        state before the update is lost. If it is "stop", or after more than `MAX_LEFT_OUT` (10) bad
+        steps, the result is False.
+
+        A run that goes back repeats the steps since the checkpoint. This method adds the numbers of
+        those steps whose updates must then be left out to the attribute `left_out`.
 
         Args:
           error: the error of the step.
@@ -147,10 +149,10 @@ def all_finite(metrics: dict[str, jax.Array]) -> jax.Array:
 
 
 def select_update(is_finite: jax.Array, new: Any, old: Any) -> Any:
-    """Returns the new arrays if the update is finite, and otherwise the old arrays.
+    """Returns the tree `new` if `is_finite` is True, and otherwise the tree `old`.
 
     Args:
-      is_finite: scalar bool.
+      is_finite: scalar bool, which may be a traced value under jit.
       new: a tree of arrays.
       old: a tree of the same structure.
     """
@@ -165,8 +167,8 @@ def nonfinite_groups(tree: Any) -> jax.Array:
       tree: the parameters of an `EmbeddingNetwork`, or their gradients.
 
     Returns:
-      [groups] int32, 1 for a group that is not finite, in order of `GROUPS`, such as
-      "backbone.kernels".
+      [groups] int32, 1 for a group that is not finite and 0 for any other. The groups are in the
+      order of `GROUPS`, a tuple of names such as "backbone.kernels".
     """
     found = dict.fromkeys(GROUPS, jnp.zeros((), bool))
     labels = jax.tree.leaves(parameter_groups(tree))
@@ -194,7 +196,9 @@ def encode_groups(gradients: jax.Array, parameters: jax.Array) -> jax.Array:
 
 
 def nonfinite_names(bits: int) -> str:
-    """Decodes the bits of `encode_groups` into words; "" if everything is finite.
+    """Returns the names of the groups in the bits of `encode_groups`, as a text for a message.
+
+    The result is "" if everything is finite.
 
     Example:
       >>> nonfinite_names(0b1001)

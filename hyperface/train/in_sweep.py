@@ -35,14 +35,14 @@ class AgentState(NamedTuple):
     """[classes, dim] momentum."""
     gradient_squares: jax.Array
     """[classes] squared length of each row of the mean loss' gradient, from which the norm of the
-    whole gradient is computed after the scan; 0 before it."""
+    whole gradient is computed after the scan. All values are 0 before the scan."""
 
 
 def take(state: TrainState, tree: Any) -> tuple[Any, Leaves]:
-    """Takes the arrays [classes, dim] of agents (class weights) out of a tree.
+    """Removes the arrays [classes, dim] of agents (class weights) from a tree.
 
-    They are those that the backward scan (the loop over blocks of classes) updates. The optimiser
-    must therefore not see them.
+    It removes only arrays of agents that the backward scan (the loop over blocks of classes)
+    updates. The optimiser must not update these agents again.
 
     Args:
       state: the state of the run.
@@ -86,15 +86,17 @@ def put(state: TrainState, tree: Any, leaves: Leaves) -> Any:
 def updates_of(
     state: TrainState, opt_state: Any, velocities: Leaves, divisor: jax.Array
 ) -> dict[str, AgentUpdate]:
-    """Returns name of a head -> update of its agents (class weights) in the backward scan.
+    """Returns a dict: name of a head -> the rule and the state by which its agents are updated.
 
-    The result is {} if the backward scan updates no agents.
+    The backward scan (the loop over blocks of classes that computes the gradient) updates the
+    agents (class weights) by them. The result is {} if the backward scan updates no agents.
 
     Args:
       state: the state of the run.
       opt_state: the state of the whole optimiser, which contains the number of updates so far, on
         which the learning rate depends.
-      velocities: name of the head -> momentum of those of its agents that take part in this step.
+      velocities: name of the head -> momentum of the agents that take part in this step: with
+        sampled classes, only those of the sample.
       divisor: number of examples of the whole batch, by which the summed gradient is divided.
     """
     if state.agents_optimizer is None:
@@ -110,7 +112,9 @@ def updates_of(
 
 
 def gradient_norms(states: dict[str, AgentState]) -> Leaves:
-    """Returns name of a head -> norm of its agents' gradient over this device's rows, a scalar.
+    """Returns a dict: name of a head -> norm of the gradient of its agents, a scalar.
+
+    If agents (class weights) are split over devices, it is the norm over this device's rows.
 
     Args:
       states: name of the head -> state of its agents after the backward scan.
@@ -121,7 +125,7 @@ def gradient_norms(states: dict[str, AgentState]) -> Leaves:
 
 
 def velocities(states: dict[str, AgentState]) -> Leaves:
-    """Returns name of a head -> momentum [classes, dim] of its agents (class weights).
+    """Returns a dict: name of a head -> momentum [classes, dim] of its agents (class weights).
 
     Args:
       states: name of the head -> state of its agents after the backward scan.

@@ -18,7 +18,7 @@ AGAIN = 1.0
 
 
 class Interrupted(AgreedStop):
-    """The exception of a run that a signal stopped. Its state is saved.
+    """The exception of a run that a signal stopped. The state of the run is saved.
 
     Args:
       step: number of steps that are done and saved.
@@ -54,11 +54,12 @@ class StopRequest:
 
 @contextmanager
 def listening() -> Iterator[StopRequest]:
-    """Turns the first SIGTERM or SIGINT into a request to stop; a context manager that yields it.
+    """Turns the first SIGTERM or SIGINT into a request to stop; a context manager.
 
-    A second signal stops the process at once, as if this function were not used. A signal within
-    `AGAIN` seconds of the first is ignored: a scheduler may signal a whole group of processes, and
-    one of these may pass the signal on to another.
+    It yields the `StopRequest`, whose `signal` is set when the first signal arrives. A second
+    signal stops the process at once, as if this function were not used. Only a signal that comes
+    within `AGAIN` (1) seconds after the first is ignored: a scheduler may signal a whole group of
+    processes, and one of these may pass the signal on to another.
 
     No handler is installed if several processes train together, because JAX has its own handler
     then. None is installed outside of the main thread either, because only the main thread gets

@@ -22,8 +22,9 @@ log = logging.getLogger("hyperface")
 class MetricsLog:
     """Writes `metrics.jsonl` and TensorBoard events of a run, and continues them from a checkpoint.
 
-    Each line contains the means since the previous line. If a run resumes from a checkpoint, later
-    lines are removed, so that an interrupted run writes the same file as an uninterrupted one.
+    Each line contains the means since the previous line. If a run resumes from a checkpoint, the
+    lines after the checkpoint's step are removed. An interrupted run therefore writes the same file
+    as an uninterrupted one.
 
     Args:
       folder: the folder of the run.
@@ -57,7 +58,8 @@ class MetricsLog:
     def add(self, step: int, metrics: dict[str, float], *, last: bool = False) -> bool:
         """Adds the metrics of one step to the means.
 
-        Returns whether `write` has to be called now.
+        Returns whether the caller has to call `write` now: after every `every` steps, and after the
+        last step.
 
         Args:
           step: number of the step.
@@ -90,7 +92,7 @@ class MetricsLog:
         The result is False if no step was added since the previous line.
 
         Args:
-          step: number of the step, whose update was not applied.
+          step: number of the step that is left out, because its update was not applied.
           last: whether it is the last step of the run, after which a line is always written.
         """
         return self._steps > 0 and (last or step % self._every == 0)

@@ -48,8 +48,9 @@ def make_optimizer(optimizer: Optimizer, loss: Loss, steps: int) -> optax.Gradie
     NormFace and Ring loss use the same rule.
 
     Each group of parameters has its own factors of learning rate and weight decay (`Groups`). With
-    `CenterTerm.rule` "paper" the centers of center loss follow another rule: they move by alpha
-    times `losses.center_direction`, without schedule and momentum.
+    `CenterTerm.rule` "paper" the centers of center loss follow another rule: each step
+    subtracts `CenterTerm.rate` times `losses.center_direction` from them, without schedule and
+    momentum.
 
     Args:
       optimizer: the settings of the optimiser.
@@ -90,7 +91,8 @@ def make_optimizer(optimizer: Optimizer, loss: Loss, steps: int) -> optax.Gradie
 def agents_optimizer(optimizer: Optimizer, steps: int) -> optax.GradientTransformation | None:
     """Returns the rule by which the backward scan updates the agents, one [dim] row per class.
 
-    Agents are the class weights. The result is None if `optimizer.agents_update` is "whole": the
+    Agents are the class weights. The backward scan is the loop over blocks of classes that computes
+    their gradient. The result is None if `optimizer.agents_update` is "whole": the
     optimiser then updates the agents as any other parameter, once their whole gradient is known.
 
     Args:
@@ -182,8 +184,8 @@ def with_updates(opt_state: Any, updates: int) -> Any:
 
     Args:
       opt_state: the state of an optimiser that `make_optimizer` returned.
-      updates: number of updates so far, including those that were left out. It determines the
-        learning rate.
+      updates: number of updates so far, including those that were left out. This
+        number determines the learning rate.
     """
 
     def at(path: tuple[Any, ...], leaf: jax.Array) -> jax.Array:
@@ -220,7 +222,12 @@ def parameter_groups(params: Mapping[str, Any]) -> Any:
 
 
 def group_summaries(params: Mapping[str, Any], optimizer: Optimizer) -> list[GroupSummary]:
-    """Returns one summary per group of parameters that a network has, in the order of `Groups`."""
+    """Returns one summary per group of parameters that a network has, in the order of `Groups`.
+
+    Args:
+      params: the parameters of an `EmbeddingNetwork`.
+      optimizer: the settings, whose `groups` are the factors of each group.
+    """
     sizes: dict[str, int] = {}
     unknown: dict[str, None] = {}
     labels = jax.tree.leaves(parameter_groups(params))

@@ -76,9 +76,10 @@ def mesh_step(
 ) -> Callable[[TrainState, dict[str, np.ndarray]], tuple[TrainState, Metrics]]:
     """Returns `train_step`, mapped by `jax.shard_map` over the devices of all processes.
 
-    If classes are split, each device computes the similarities of its own rows to the whole batch:
-    features are gathered, and their gradient returns by a reduce-scatter. The state's buffers are
-    donated, so a state must not be used after it was passed to the step.
+    If classes are split, each device computes the similarities of its own agents (class weights) to
+    the features of the whole batch. An all-gather brings these features to every device, and a
+    reduce-scatter returns the gradient of each feature to the device of its image. The state's
+    buffers are donated, so a state must not be used after it was passed to the step.
 
     Args:
       devices: the devices to use; None takes all devices of all processes.
@@ -131,7 +132,7 @@ def on_mesh(
     split_classes: bool,
     devices: Sequence[Device] | None = None,
 ) -> TrainState:
-    """Builds a state for `mesh_step` directly on its devices.
+    """Builds a state for `mesh_step` directly on the devices.
 
     If classes are split, no device ever has the rows of all classes. If the number of classes is
     not a multiple of the number of devices, padding rows fill the last devices: zeros, and NaN in
@@ -182,8 +183,9 @@ def shapes_on_mesh(
 def whole_classes(state: TrainState) -> TrainState:
     """Returns the state without padding rows, so that it is the same for any number of devices.
 
-    Its arrays stay split. If the number of classes is not a multiple of the number of devices, the
-    arrays [classes, dim] are split by dimensions instead of classes.
+    If there are no padding rows, the state is returned unchanged. Otherwise the arrays
+    [classes, dim] of the result are split by columns (dim) over the devices, because the number of
+    classes is not a multiple of the number of devices. Arrays [classes] are copied to every device.
     """
     num_classes = state.network.head.num_classes
     if state.distortion.size == num_classes:
@@ -200,10 +202,10 @@ def whole_classes(state: TrainState) -> TrainState:
 
 
 def with_padding_unseen(state: TrainState) -> TrainState:
-    """Returns the state with NaN as the `distortion` of padding rows, which follow the last class.
+    """Returns the state with NaN in the padding rows of `TrainState.distortion`.
 
-    NaN marks a class that was in no batch yet, so the logged mean of `distortion` leaves out
-    padding rows.
+    Padding rows follow the row of the last class. NaN marks a class that was in no batch yet, so
+    the logged mean of `distortion` leaves out padding rows.
     """
     num_classes, sharding = state.network.head.num_classes, state.distortion.sharding
     # A restored array has zeros in its padding.

@@ -34,8 +34,8 @@ class Profile:
 
         Args:
           step: the step that was started.
-          result: an array that the step computes. The recording waits for it, since JAX computes
-            asynchronously.
+          result: an array that the step computes. JAX computes asynchronously, so the recording
+            ends only when this array has been computed.
         """
         if self._recording and step >= self._last:
             # A call only starts a step on the devices. Without waiting, the trace would lack the

@@ -79,7 +79,8 @@ class Record:
     def finish(self, step: int, metrics: dict[str, jax.Array] | None) -> bool:
         """Checks and logs a step; returns False if it diverged and the run skips it.
 
-        It waits until the devices have computed the metrics.
+        The call waits until the devices have computed the metrics. A step diverged if one of its
+        metrics is NaN or infinite.
 
         Args:
           step: number of the step.

@@ -116,8 +116,8 @@ def check_same_experiment(where: str, found: dict[str, Any], meta: dict[str, Any
     Args:
       where: the folder or checkpoint, for the message.
       found: the record in that folder or checkpoint. Only "experiment", "data" and "init_from" are
-        compared. The number of steps may be smaller than in `meta`, because a run can be continued
-        with more steps. With a cosine schedule it must be the same.
+        compared. The experiment's number of steps may be smaller in `found` than in `meta`, because
+        a run can be continued with more steps. With a cosine schedule both must be equal.
       meta: the record of the run that wants to continue: "experiment", "data", "init_from".
 
     Raises:

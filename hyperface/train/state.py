@@ -17,11 +17,11 @@ from hyperface.train.optim import agents_optimizer, make_optimizer
 
 
 def takes_batch(backbone: nn.Module) -> bool:
-    """Returns whether a backbone has batch statistics (the attribute `batch_norm`).
+    """Returns whether a backbone has batch statistics: whether its attribute `batch_norm` is True.
 
-    Its `__call__` then takes the arguments `train` (whether to use the batch's statistics),
-    `counted` ([batch] bool, False for padding) and `axis_name` (the mapped axis that splits the
-    batch).
+    The backbone's `__call__` then takes the arguments `train` (whether to use the batch's
+    statistics), `counted` ([batch] bool, False for padding) and `axis_name` (the mapped axis that
+    splits the batch).
     """
     return getattr(backbone, "batch_norm", False)
 
@@ -83,13 +83,14 @@ class TrainState(struct.PyTreeNode):
     key: jax.Array
     """The random key of the run, which stays the same; each step derives its keys from it."""
     distortion: jax.Array
-    """[classes] moving average of the bound in NormFace's Proposition 3, from the distances between
-    features and agents; NaN for a class that no batch has had yet."""
+    """[classes] moving average of the bound in NormFace's Proposition 3: the squared distance
+    between normalised features and their normalised agent (class weight). NaN for a class that no
+    batch has had yet."""
     average: Any
     """Moving average of the parameters; None if the optimiser keeps none."""
     diverged: jax.Array
     """Scalar bool, whether an update was left out because it was not finite. All later updates are
-    left out too, until the host resets it. It is not saved, and is False in every checkpoint."""
+    left out too, until the caller sets this field to False. Every checkpoint has False."""
     network: EmbeddingNetwork = struct.field(pytree_node=False)
     """The module whose parameters these are."""
     optimizer: optax.GradientTransformation = struct.field(pytree_node=False)
@@ -120,7 +121,7 @@ def create_state(
 ) -> TrainState:
     """Returns the state before the first step of a run.
 
-    It depends only on the experiment, its seed, the first batch and the given backbone.
+    The state depends only on the arguments; random parameters follow from `experiment.seed`.
 
     Args:
       experiment: the experiment of the run.
@@ -128,9 +129,9 @@ def create_state(
       images: [batch, height, width, channels], the first batch. The radius R of Ring loss is
         initialised with the mean norm of its features.
       labels: [batch] class ids.
-      backbone: the variables of a trained backbone to fine-tune: "params", and "batch_stats" if it
-        has them. The heads and R are then initialised from its features. None initialises it at
-        random.
+      backbone: the variables of a trained backbone to fine-tune: "params", and "batch_stats" if the
+        backbone has batch statistics. The heads and R are then initialised from the features of the
+        trained backbone. None initialises the backbone at random.
 
     Raises:
       InputError: a user's module returns no features, or has variables that are neither parameters

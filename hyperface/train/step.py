@@ -34,15 +34,18 @@ def train_step(
     Under a mapped axis each device gets its part of the batch, and the result is the same as that
     of the whole batch on one device: sums and counts are added over the axis, and then divided.
 
-    With a sample rate below 1, only the sampled rows of the agents and of their momentum are read
-    and written.
+    If `Experiment.loss.sample_rate` is below 1, each step samples some of the classes. It then
+    reads and writes only the agents (class weights) of these classes, and their momentum.
 
-    If a metric from before the update is not finite, the state stays unchanged, and `diverged` is
-    set. It stays unchanged in all later steps too, until the caller resets `diverged`: the host
-    sees the metrics only some steps later, and nothing is lost meanwhile. There is one exception:
-    agents that are updated in the backward scan are updated before the backbone's gradient is
-    known. If that gradient or their own gradient is not finite, "parameter_norm" is NaN, and the
-    state is lost.
+    If the loss, another metric from before the update, or the gradient norm is NaN or infinite, the
+    update is left out: the returned state is the given state with `TrainState.diverged` True. Later
+    steps leave out their updates too, until the caller sets `diverged` to False. The caller may
+    therefore read the metrics some steps later.
+
+    There is one exception. With `Optimizer.agents_update` "in-sweep" a finite loss is enough for
+    the agents to be updated, because their update comes before the other gradients are known. If a
+    gradient is then NaN or infinite, the old agents are lost, and "parameter_norm" is NaN. The old
+    state is also lost if all gradients are finite but a new parameter is not.
 
     Args:
       state: the state before the step, the same on every device except for arrays split by class.
@@ -53,12 +56,18 @@ def train_step(
         after the last class are padding.
 
     Returns:
-      The state after the step, and metrics of the whole batch. From before the update: "loss" and
-      each term (means over examples), "feature_norm", the heads' scalars, "gradient_norm" and
-      "examples". From after the update: "parameter_norm" of all updated parameters, which is NaN or
-        infinite if the new state is not finite; "nonfinite", for `divergence.nonfinite_names`; and,
-        if there
-      are agents, "distortion": Proposition 3's bound, averaged over the classes seen so far.
+      (state, metrics): the state after the step, and the metrics of the whole batch, by name.
+
+      Metrics from before the update: "loss", each term of the loss by its name, and "feature_norm"
+      are means over the examples. "gradient_norm" is the norm of all gradients together, and
+      "examples" the number of examples. The heads add their scalars, such as a learned scale.
+
+      Metrics from after the update: "parameter_norm" is the norm of all updated parameters
+      together. "nonfinite" is an int32 whose bits say which groups of gradients and of parameters
+      are not finite; `divergence.nonfinite_names` returns their names. Only if there are agents,
+      "distortion" is the bound in NormFace's Proposition 3. The bound of a class is the moving
+      average of the squared distance between its normalised features and its normalised agent;
+      "distortion" is the mean over the classes that a batch has had so far.
     """
     loss, mask = state.network.head.loss, batch["mask"] > 0
     split_axis = axis_name if split_classes else None

@@ -25,7 +25,7 @@ from hyperface.weights.wire import (
 class Fields(NamedTuple):
     """The numbers of the protocol-buffer fields in which a Caffe file stores a layer.
 
-    Old and new files use other numbers.
+    Files of old Caffe versions use other numbers than files of new versions.
     """
 
     name: int

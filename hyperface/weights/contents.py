@@ -56,7 +56,10 @@ def read_contents(path: Path) -> Contents:
 def named(
     contents: Contents, model_name: str, paths: Sequence[str]
 ) -> tuple[dict[str, np.ndarray], NameMap]:
-    """Returns (arrays, map): a file's arrays, and the map from their names to parameters.
+    """Finds the parameter that each array of a file becomes.
+
+    Returns (arrays, map): the arrays by name, and the `NameMap` from these names to the paths of
+    parameters. The arrays of an ONNX file get new names, because exporters choose names freely.
 
     Args:
       contents: the arrays of a file or run.

@@ -59,7 +59,7 @@ def make_embedder(
 
 
 def feature_dim(saved: SavedBackbone) -> int:
-    """Returns the length of the backbone's feature of one image, before a merge with its mirror."""
+    """Returns the number of values of a feature, before the merge with that of the mirror image."""
     variables = traverse_util.unflatten_dict(saved.arrays, sep="/")
     images = jax.ShapeDtypeStruct((1, *saved.image_shape), jnp.float32)
     return jax.eval_shape(saved.network().apply, variables, images).shape[1]

@@ -22,8 +22,8 @@ CONSTANTS = {"zero": 0.0, "one": 1.0}
 
 @dataclass(frozen=True)
 class Report:
-    """The result of loading a file: the parameters that it filled, and the arrays it did not
-    use."""
+    """The result of loading a weight file: which parameters got the file's values, and which of
+    the file's arrays were not used."""
 
     path: Path
     """The file, or the folder of the run."""
@@ -48,9 +48,9 @@ class Report:
     def exact(self) -> bool:
         """Whether the loaded network computes the same features as the file's network.
 
-        It is False if the centre of the pixel values was moved. The zeros with which the first
-        convolution pads the images then mean another brightness, so that features near the edges of
-        images differ.
+        The result is False if `trained_on.center` and `pixels.center` differ. The zeros with which
+        the first convolution pads the images then mean another brightness, so that the features
+        differ slightly.
         """
         return self.trained_on.center == self.pixels.center
 
@@ -81,8 +81,9 @@ def load_backbone(
 
     Loading is all or nothing. The file must contain every parameter with its shape, and every array
     of the file must be one that the library knows for this network. If the file's network was
-    trained on other pixel values than this library's, the weights of its first convolution are
-    changed so that it computes the same from other pixels.
+    trained on other pixel values than `pixels`, the weights of the first convolution are changed,
+    so that the loaded network computes the same features from `pixels`. If both have different
+    centers, the features are only nearly the same (`Report.exact` is then False).
 
     Args:
       path: a file (safetensors, ONNX, PyTorch or `.caffemodel`), or the folder of a run, whose

@@ -120,7 +120,7 @@ def own_map(paths: list[str], layout: str) -> NameMap:
 
     Args:
       paths: paths of the parameters, which are also the names of the arrays.
-      layout: a description of the origin, for messages.
+      layout: where the file comes from, as a text for messages.
     """
     return NameMap(layout, tuple(Entry(path, path, "same") for path in paths))
 

@@ -36,8 +36,9 @@ class Mismatch(ValueError):
     """The error of a graph that is another network than the expected one; its text is the reason.
 
     Attributes:
-      found: number of layers that were found before the first layer that differs. If several
-        networks do not fit, the one with the largest number is the most similar.
+      found: number of layers that were found before the first layer that differs. If a graph is
+        compared with several networks and fits none, the network with the largest number is the
+        most similar.
     """
 
     def __init__(self, reason: str, found: int) -> None:

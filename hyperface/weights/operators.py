@@ -134,8 +134,8 @@ def slopes(node: Node, slope: np.ndarray, channels: int) -> np.ndarray:
     """Returns the slopes of a PReLU operator, [channels].
 
     Raises:
-      Wrong: their shape is not [channels, 1, 1]. A shape [channels] would broadcast along the
-        columns of the map.
+      Wrong: the shape of `slope` is not [channels, 1, 1]. In ONNX a shape [channels] would
+        broadcast along the columns of the map.
     """
     wanted = (channels, 1, 1)
     fits = slope.size == channels and slope.shape[-3:] == wanted

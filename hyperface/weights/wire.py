@@ -110,7 +110,7 @@ def fields(message: memoryview, budget: Budget) -> Iterator[Field]:
 
 
 def varint(message: memoryview, at: int) -> tuple[int, int]:
-    """Returns (integer, position): a variable-length integer, and the position behind it.
+    """Returns (integer, position): a variable-length integer, and the position of the next byte.
 
     Args:
       message: the bytes of the message.
@@ -135,7 +135,7 @@ def varint(message: memoryview, at: int) -> tuple[int, int]:
 def integers(field: Field) -> list[int]:
     """Returns the integers of one field, for a message that lists integers, such as a shape.
 
-    The field contains one integer, or several in a row ("packed").
+    The field contains one integer (`Varint`), or the bytes of several (`Run`, "packed").
 
     Raises:
       WireError: there are more than MAX_AXES (32) integers, or one is damaged.
