@@ -53,12 +53,13 @@ def replace_bytes(path: Path, data: bytes) -> None:
 def sync_to(path: Path, data: bytes, mode: Literal["wb", "xb"] = "wb") -> None:
     """Writes a file and waits until it is on the disk.
 
-    If that fails, the file is removed and the error is raised.
+    If writing fails, the incomplete file is removed, and the error is raised.
 
     Args:
       path: the file.
       data: its content.
-      mode: "wb" overwrites an existing file; "xb" raises FileExistsError for one.
+      mode: "wb" overwrites an existing file. "xb" leaves an existing file as it is, and raises
+        FileExistsError.
     """
     with path.open(mode) as file:
         try:

@@ -455,6 +455,7 @@ def ring(
     radius: ArrayLike,
     *,
     form: Literal["paper", "released-l2", "released-l1", "released-auto"] = "paper",
+    counted: Flags | None = None,
 ) -> Losses:
     """Returns half the squared distance of the feature norm from the radius: Ring loss, Eq. 4.
 
@@ -470,6 +471,9 @@ def ring(
         - "released-l1": twice the smooth L1 distance: d^2 if d = | ||f|| - R | < 1, else 2 d - 1.
         - "released-auto": (||f|| - R)^2 divided by the batch's mean norm. The mean is clipped to at
           least 0.5, and is a constant in every derivative.
+
+      counted: [batch] bool, False for padding, which is not in the batch's mean norm; None counts
+        all.
 
     Returns:
       [batch] loss in squared norm units, at least float32.
@@ -497,7 +501,10 @@ def ring(
     if form == "released-l1":
         return jnp.where(jnp.abs(apart) < 1.0, apart**2, 2.0 * jnp.abs(apart) - 1.0)
     # The released code takes the mean as a number without derivative.
-    mean = jax.lax.stop_gradient(jnp.mean(norm))
+    among = jnp.ones(norm.shape, bool) if counted is None else counted
+    # Zero without any example, and then the floor counts.
+    mean = jnp.sum(jnp.where(among, norm, 0.0)) / jnp.maximum(jnp.sum(among), 1)
+    mean = jax.lax.stop_gradient(mean)
     return apart**2 / jnp.maximum(mean, 0.5) if form == "released-auto" else apart**2
 
 

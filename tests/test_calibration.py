@@ -149,7 +149,8 @@ def test_a_rate_takes_the_next_lower_one(stored):
     assert stored.point(0.1).far == stored.point(0.5).far == 0.1
     assert stored.point(0.05).far == stored.point(0.001).far == 0.001
     with pytest.raises(
-        InputError, match=r"--far: expected at least one of 0.1, 0.001, found 0.0001"
+        InputError,
+        match=r"--far: expected a rate that the calibration has \(0.1, 0.001\) or a higher one",
     ):
         stored.point(0.0001)
 

@@ -143,14 +143,15 @@ def numpy_batch(f, labels, margin, mining, kind, counted=None):
     return found
 
 
-def numpy_ring(f, radius, form="paper"):
+def numpy_ring(f, radius, form="paper", counted=None):
+    counted = np.ones(len(f), bool) if counted is None else counted
     norm = np.linalg.norm(f, axis=1)
     h = np.abs(norm - radius)
     return {
         "paper": h**2 / 2,
         "released-l2": h**2,
         "released-l1": np.where(h < 1, h**2, 2 * h - 1),
-        "released-auto": h**2 / max(norm.mean(), 0.5),
+        "released-auto": h**2 / max(norm[counted].mean(), 0.5),
     }[form]
 
 
@@ -290,6 +291,9 @@ CASES = [
     *(
         Case("ring", {"form": form}, (ROWS, ()), numpy_ring)
         for form in ("paper", "released-l2", "released-l1", "released-auto")
+    ),
+    Case(
+        "ring", {"form": "released-auto", "counted": np.arange(BATCH) < 2}, (ROWS, ()), numpy_ring
     ),
 ]
 of_cases = pytest.mark.parametrize("case", CASES, ids=str)

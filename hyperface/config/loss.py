@@ -85,9 +85,10 @@ class CTripletTerm:
 class SphereFaceTerm:
     """SphereFace's margin: cos(m theta) replaces cos(theta) in the logit of the own class.
 
-    theta is the angle between a feature and the agent (class weight) of its class. As a-softmax
-    (SphereFace) the term scales agents to unit length. As l-softmax (large-margin softmax) it
-    leaves them as they are. Features are never normalised.
+    theta is the angle between a feature and the agent (class weight) of its class. The field of
+    `Loss` that has the term selects the loss: `a_softmax` (SphereFace) scales agents to unit
+    length, and `l_softmax` (large-margin softmax) leaves them as they are. Features are never
+    normalised.
 
     The margin grows during training: the logit is (lambda * logit without margin + logit with
     margin) / (1 + lambda). At step i, counted from 1, lambda is max(floor, start / (1 + gamma i)).

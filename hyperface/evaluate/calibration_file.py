@@ -67,7 +67,10 @@ class StoredCalibration:
         found = [point for point in self.points if point.far <= far * (1 + 1e-9)]
         if not found:
             rates = ", ".join(f"{point.far:g}" for point in self.points)
-            raise InputError(f"--far: expected at least one of {rates}, found {far:g}.")
+            raise InputError(
+                f"--far: expected a rate that the calibration has ({rates}) or a higher one, found "
+                f"{far:g}."
+            )
         return max(found, key=lambda point: point.far)
 
     def to_dict(self) -> dict[str, Any]:

@@ -81,10 +81,12 @@ def evaluate_network(
       experiment: the settings. They name the test split, the protocol, and how features of image
         and mirror image are merged.
       network: a linen module with a method `embed`, images -> features.
-      variables: the network's collections: "params", and "batch_stats" if it has any.
+      variables: the network's collections: "params", with the class weights for the protocol
+        "classification", and "batch_stats" if the network has any.
       data_dir: the folder of prepared data sets.
       devices: the devices that compute the features. With `AllDevices`, all processes must call
-        this function, and only the first of them gets scores.
+        this function, and only the first of them gets scores. The `Result` of the others has
+        features alone.
     """
     embed = embedder(
         lambda variables, images: network.apply(variables, images, method="embed"),

@@ -50,9 +50,9 @@ class CTriplet:
         return "both"
 
     released_gradient: ClassVar[AgentGradient] = "distance"
-    """A constant, not a hyper-parameter. `c_triplet(gradient="caffe")` computes the agents'
-    gradient in this way, as the Caffe code of NormFace's authors does: it is the gradient of the
-    squared distance, without the derivative of the agents' scaling to unit length."""
+    """A constant, which the engine reads if `gradient` is "caffe". "distance" means: the agents'
+    gradient is that of the squared distance, without the derivative of the agents' scaling to unit
+    length. The Caffe code of NormFace's authors computes it so."""
 
     @property
     def fold(self) -> HingeSum | Maximum:

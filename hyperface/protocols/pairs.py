@@ -38,10 +38,11 @@ def read_pairs(
 
     Args:
       path: the file.
-      folds: number of folds, for a file that does not name the fold of each pair. The same pairs
-        are cut into this number of parts in the file's order, and so are the different pairs; fold
-        k has part k of both. (CALFW names the folds of its same pairs only.) None means 10. If
-        `equal` is False and there are fewer same or different pairs, None means their number.
+      folds: number of folds, for a file that does not name the fold of each pair. The pairs of one
+        person are cut into this number of parts in the file's order, and so are the pairs of two
+        people; fold k has part k of both. (CALFW names the folds of its pairs of one person only.)
+        None means 10 folds, or fewer if `equal` is False and the file has fewer than 10 pairs of
+        one of both kinds: then there are as many folds as pairs of that kind.
       repeats: True allows a pair to be listed more than once; all of its copies are returned. False
         raises an error for a repeated pair.
       equal: whether all folds must have the same number of pairs, as in published lists. If False,

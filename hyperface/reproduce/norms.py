@@ -90,6 +90,9 @@ def measure(run: Path, context: Context) -> dict[float, NormQuality]:
 def of_all_pairs(features: np.ndarray, labels: np.ndarray) -> NormQuality:
     """Measures how well feature norms indicate image quality, over all pairs of the given images.
 
+    Quality is judged by errors of verification: how the share of refused pairs of one person falls
+    when the pairs with the lowest norms are left out.
+
     Args:
       features: [images, dim], not normalised.
       labels: [images] the person of each image.

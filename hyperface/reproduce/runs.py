@@ -108,7 +108,9 @@ def _full_cells(printed: Mapping[str, Any]) -> Iterator[tuple[Mapping[str, Any],
 
 
 def full_scores(printed: Mapping[str, Any], runs: Path) -> dict[Cell, Score]:
-    """Reads the scores of a table's runs at the paper's scale.
+    """Reads the scores of a table's runs of full size, with the paper's data and networks.
+
+    Other runs are of small scale, with fewer people. Each row of the table names its run.
 
     Args:
       printed: the table as in `published.toml`.

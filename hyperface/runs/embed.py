@@ -114,7 +114,10 @@ def main(args: Sequence[str]) -> None:
     # The protocol "folder" takes the part of a name before the slash as the person.
     if all("/" in name for name in found.names):
         again = next_steps.command("evaluate", options.out, "--protocol", "folder")
-        log.info(f"If each person has a folder, score them: {again}")
+        log.info(
+            "If each person has a folder, and the network was not trained on these people, score "
+            f"them: {again}"
+        )
 
 
 def embed(
@@ -246,7 +249,7 @@ def faces_and_features(
         reasons = "; ".join(f"{name}: {reason}" for name, reason in not_used[:3])
         # A single photo is named without its folder, and names in a folder are relative to it.
         where = f"{path.parent}/" if path.is_file() and path.parent != Path() else ""
-        raise InputError(f"expected a face that can be used, found none: {where}{reasons}.")
+        raise InputError(f"expected a face that can be used: {where}{reasons}.")
     columns = (np.concatenate(column) for column in zip(*parts, strict=True))
     return shown, photos.Features(*columns), not_used
 

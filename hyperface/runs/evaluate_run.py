@@ -270,13 +270,14 @@ def _distinct_names(paths: Iterable[Path], folder: Path) -> dict[Path, Path]:
 
 
 class FeatureCache:
-    """Computes or reads the features of images, each only once.
+    """Provides the features of images, each only once.
 
-    Tasks that share images, such as two protocols on one data set, share their features too.
+    A network computes them, or they are read from a file of features that the user named. Tasks
+    that share images, such as two protocols on one data set, share their features too.
 
     Args:
-      scratch: folder for files with the computed features, which the results map into memory. The
-        caller removes it.
+      scratch: folder to which computed features are written. The arrays that are returned are maps
+        of these files into memory. The caller removes the folder.
     """
 
     def __init__(self, scratch: Path) -> None:

@@ -64,7 +64,8 @@ def after_prepare(options: Any, name: str, folder: Path, manifest: "Manifest") -
     """Returns the text that proposes the next command for a data set that was just prepared.
 
     The proposed command trains on the data set, or prepares it again with people held out for a
-    test, or evaluates raw pixels on its list of pairs. The result is "" if none is possible.
+    test, or evaluates raw pixels on its list of pairs, or a network on its people. The result is ""
+    if nobody can be held out.
 
     Args:
       options: the `Prepare` options with which the data set was prepared.
@@ -88,7 +89,9 @@ def after_prepare(options: Any, name: str, folder: Path, manifest: "Manifest") -
     if (folder / "pairs.csv").exists():
         pairs = ["--protocol", "pairs", "--dataset", name]
         return f"Next: {command('evaluate', 'pixels', *pairs, *place)}"
-    return ""
+    # All people are for the test: they calibrate a network that was not trained on them.
+    scored = command("evaluate", "NETWORK", "--protocol", "folder", "--dataset", name, *place)
+    return f"To calibrate a run or a file of released weights, NETWORK, on these people: {scored}"
 
 
 def after_any_training(workdir: Path, data_dir: Path) -> str:

@@ -33,8 +33,8 @@ class CorruptCheckpoint(InputError):
 class UnreadableCheckpoint(InputError):
     """The error of a checkpoint that cannot be read now, but may be undamaged.
 
-    Examples are missing permissions, a failing disk, or too little memory. Such a checkpoint is not
-    renamed.
+    Examples are missing permissions, a failing disk, or too little memory. Unlike a damaged
+    checkpoint, which is renamed to `broken-STEP`, such a checkpoint keeps its name.
     """
 
 
