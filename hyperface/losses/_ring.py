@@ -43,11 +43,12 @@ def ring(
       form: "paper" is the equation. The other forms are those of the authors' published code:
 
         - "released-l2": (||f|| - R)^2, without the 1/2; with the weight 0.01 it equals "paper" with
-        the weight 0.02
+          the weight 0.02
         - "released-l1": twice the smooth L1 distance: h^2 if |h| < 1, and otherwise 2 |h| - 1, with
           h = ||f|| - R
         - "released-auto": (||f|| - R)^2 divided by the mean norm of the batch, which is at least
           0.5 and counts as a constant in the gradient
+
       counted: [batch] bool, False for padding, which is not in the mean norm of the batch; None
         counts all. Only "released-auto" needs it.
       axis_name: the mapped axis over which the batch is split. Only "released-auto" needs it, for
