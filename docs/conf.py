@@ -46,5 +46,23 @@ def _escape_bars(app, what, name, obj, options, lines) -> None:
     lines[:] = [re.sub(r"(?<!`)\|", r"\|", line) for line in lines]
 
 
+COLON = "\ue000"
+"""Stands for a colon where napoleon must not see it; a character that no text has."""
+
+
+def _hide_colon(app, what, name, obj, options, lines) -> None:
+    """Hides the colon in a field's first line: napoleon takes what is before it for the type."""
+    if what in ("attribute", "data", "property") and lines:
+        lines[0] = lines[0].replace(":", COLON)
+
+
+def _show_colon(app, what, name, obj, options, lines) -> None:
+    """Shows the colons that `_hide_colon` has hidden."""
+    lines[:] = [line.replace(COLON, ":") for line in lines]
+
+
 def setup(app) -> None:
+    # Napoleon itself is called at priority 500.
+    app.connect("autodoc-process-docstring", _hide_colon, priority=400)
+    app.connect("autodoc-process-docstring", _show_colon, priority=600)
     app.connect("autodoc-process-docstring", _escape_bars)

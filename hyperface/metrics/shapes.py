@@ -27,7 +27,7 @@ Genuine = Float[np.ndarray, " same_pairs"]
 """Scores of pairs of one person."""
 Impostors = Float[np.ndarray, " different_pairs"]
 """Scores of pairs of two people."""
-PerFold = Float[np.ndarray, " fold"]
+PerFold = Float[np.ndarray, " folds"]
 """One value per fold or split."""
 OfRates = Float[np.ndarray, "*rates"]
 """One value per requested false accept rate; a number if a single rate was given."""

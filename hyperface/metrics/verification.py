@@ -42,7 +42,7 @@ class FoldAccuracy(NamedTuple):
     """
 
     accuracy: PerFold
-    """[folds] accuracy on the fold, in [0, 1]: the mean of the share of same pairs that are
+    """[folds] accuracy on the fold, in [0, 1]. It is the mean of the share of same pairs that are
     accepted and the share of different pairs that are refused."""
     thresholds: PerFold
     """[folds] threshold used on the fold; a pair is accepted if its score is at least this."""
