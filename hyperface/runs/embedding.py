@@ -156,12 +156,11 @@ def open_network(path: Path, step: int | None = None, mirror: Mirror | None = No
     file = path / "embedder.stablehlo" if path.is_dir() and not is_run else path
     if file.suffix.lower() == ".stablehlo" and file.is_file():
         return _exported(file, step, mirror)
-    if not path.exists():
-        raise InputError(f"expected a network at {path}, found no such file or folder.")
     if not path.is_dir() and not is_weights(path):
+        absent = "" if path.exists() else ", where there is no file or folder"
         raise InputError(
             "expected a run's folder, an exported embedder, 'pixels', or a file of weights "
-            f"({KNOWN}), found {path}."
+            f"({KNOWN}), found {path}{absent}."
         )
     return _saved(path, read_backbone(path, step), mirror)
 
