@@ -127,6 +127,27 @@ def text_lines(path: Path | str) -> Iterator[str]:
         raise InputError(f"{path}: expected a readable file, found: {error}.") from error
 
 
+def read_names(path: Path | str) -> list[str]:
+    """Returns the names in a UTF-8 file of one name per line, in the order of the file.
+
+    Lines that are empty or have only spaces are skipped. Spaces around a name belong to it, because
+    files and folders may be called so.
+
+    Raises:
+      InputError: the file cannot be read, has no name, or has a name twice.
+    """
+    lines: dict[str, int] = {}
+    for number, name in enumerate(text_lines(path), start=1):
+        if name.strip() and lines.setdefault(name, number) != number:
+            raise InputError(
+                f"{path}:{number}: expected each name once, found {name!r} as in line "
+                f"{lines[name]}."
+            )
+    if not lines:
+        raise InputError(f"{path}: expected names, one per line, found none.")
+    return list(lines)
+
+
 def read_json(path: Path, limit: int = LARGEST_JSON) -> dict[str, Any]:
     """Returns the object in a JSON file as a dictionary.
 

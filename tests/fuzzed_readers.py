@@ -335,9 +335,9 @@ def landmarks(folder: Path) -> None:
 
 
 def keep_list(folder: Path) -> None:
-    from hyperface.data.cleaning import read_keep_list
+    from hyperface.files import read_names
 
-    read_keep_list(folder / "a.txt")
+    read_names(folder / "a.txt")
 
 
 def prepared() -> Files:

@@ -9,10 +9,10 @@ from conftest import write_people
 from PIL import Image
 
 from hyperface.data import store
-from hyperface.data.cleaning import read_keep_list
 from hyperface.data.datasets import Split
 from hyperface.data.sources.trees import folder
 from hyperface.errors import InputError
+from hyperface.files import read_names
 from hyperface.runs import clean, embedding, photos
 
 SHAPE = (16, 14, 3)
@@ -51,7 +51,7 @@ def cleaned(data_dir, run, out, *options):
     clean.main(["messy", *common, *map(str, options)])
     with (out / "dropped.csv").open(newline="") as file:
         dropped = {row["name"]: row for row in csv.DictReader(file)}
-    return set(read_keep_list(out / "keep.txt")), dropped
+    return set(read_names(out / "keep.txt")), dropped
 
 
 ALL = {f"person{person}/{image}.png" for person in range(6) for image in range(8)}

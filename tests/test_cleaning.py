@@ -5,13 +5,13 @@ import pytest
 
 from hyperface.data.cleaning import (
     clean,
-    read_keep_list,
     squared_distances,
     unit,
     write_keep_list,
 )
 from hyperface.data.overlap import same_names, similar_people
 from hyperface.errors import InputError
+from hyperface.files import read_names
 
 
 def people(rng, sizes, dim=16, noise=0.05, length=3.0):
@@ -165,18 +165,23 @@ def test_a_keep_list_comes_back_sorted(tmp_path):
     path = tmp_path / "keep.txt"
     write_keep_list(path, ["b/1.jpg", "é d/2.png", "a/10.jpg"])
     assert path.read_bytes() == "a/10.jpg\nb/1.jpg\né d/2.png\n".encode()
-    assert read_keep_list(path) == ["a/10.jpg", "b/1.jpg", "é d/2.png"]
-    path.write_bytes(b"\xef\xbb\xbfb.jpg\r\na.jpg")  # By hand, on another system.
-    assert read_keep_list(path) == ["b.jpg", "a.jpg"]
+    assert read_names(path) == ["a/10.jpg", "b/1.jpg", "é d/2.png"]
+    path.write_bytes(b"\xef\xbb\xbfb.jpg\r\n\r\na.jpg\r\n \r\n")  # By hand, on another system.
+    assert read_names(path) == ["b.jpg", "a.jpg"]
+
+
+def test_spaces_around_a_name_belong_to_it(tmp_path):
+    path = tmp_path / "keep.txt"
+    write_keep_list(path, [" anna/1.jpg", "bob /2"])
+    assert read_names(path) == [" anna/1.jpg", "bob /2"]
 
 
 @pytest.mark.parametrize(
     ("data", "message"),
     [
-        (b"", r"keep.txt: expected at least one image name, found none"),
-        (b"\n", r"keep.txt:1: expected an image name, found ''"),
-        (b"a\n\nb\n", r"keep.txt:2: expected an image name, found ''"),
-        (b"a\nb\na\n", r"keep.txt:3: expected each image once, found 'a' as in line 1"),
+        (b"", r"keep.txt: expected names, one per line, found none"),
+        (b"\n \n", r"keep.txt: expected names, one per line, found none"),
+        (b"a\n\nb\na\n", r"keep.txt:4: expected each name once, found 'a' as in line 1"),
         (b"\xff\n", r"keep.txt: expected UTF-8, found .*utf-8"),
         (None, r"keep.txt: expected a file of text, found none"),
     ],
@@ -186,7 +191,7 @@ def test_broken_keep_lists_are_refused(tmp_path, data, message):
     if data is not None:
         path.write_bytes(data)
     with pytest.raises(InputError, match=message):
-        read_keep_list(path)
+        read_names(path)
 
 
 @pytest.mark.parametrize("names", [[], ["a", "a"], ["a\nb"], [" "], [""]])

@@ -20,7 +20,6 @@ import pytest
 from test_sources import image_record, write_bin, write_zip
 
 from hyperface import archives, arrays, weights
-from hyperface.data.cleaning import read_keep_list
 from hyperface.data.datasets import open_split
 from hyperface.data.landmarks import read_landmarks
 from hyperface.data.manifest import Manifest
@@ -30,7 +29,7 @@ from hyperface.data.sources.tables import parquet
 from hyperface.data.sources.trees import tarred, zipped
 from hyperface.data.sources.verification import verification
 from hyperface.errors import InputError
-from hyperface.files import text_lines
+from hyperface.files import read_names, text_lines
 from hyperface.protocols._blufr import read_blufr
 from hyperface.protocols.features import read_features
 from hyperface.protocols.ijb import read_ijb_templates
@@ -384,7 +383,7 @@ def test_a_footer_that_contradicts_itself_does_not_end_the_process(tmp_path, rng
 def test_a_line_of_any_length_is_refused(tmp_path):
     path = tmp_path / "a.txt"
     path.write_bytes(b"x" * 50_000_000)
-    for read in (lambda path: list(text_lines(path)), read_landmarks, read_keep_list):
+    for read in (lambda path: list(text_lines(path)), read_landmarks, read_names):
         with (
             cheap(mebibytes=20),
             pytest.raises(InputError, match=r"a.txt:1: expected a line of le"),

@@ -13,7 +13,6 @@ import numpy as np
 
 from hyperface import owned
 from hyperface.errors import InputError
-from hyperface.files import text_lines
 
 Blocks = Iterable[tuple[np.ndarray, np.ndarray]]
 """The features of a set, as pairs (features [block, dim], labels [block]) in a fixed order."""
@@ -148,39 +147,20 @@ def clean(
 def write_keep_list(path: Path, names: Iterable[str]) -> None:
     """Writes the names of the images to keep to a file in UTF-8, sorted, one per line.
 
-    `hyperface prepare` takes such a file as the list of images to store.
+    `hyperface prepare --keep` takes such a file; `hyperface.files.read_names` reads it.
 
     Raises:
-      InputError: there is no name, a name occurs twice, or a name is empty or has a line break.
+      InputError: there is no name, a name occurs twice, or a name is blank or has a line break.
     """
     names = sorted(names)
-    _check_names(path, names)
-    owned.write_text(path, "\n".join(names) + "\n")
-
-
-def read_keep_list(path: Path) -> list[str]:
-    """Returns the names in a file that `write_keep_list` has written, in the order of the file.
-
-    Raises:
-      InputError: the file cannot be read, is empty, has an empty line, or has a name twice.
-    """
-    names = list(text_lines(path))
-    _check_names(path, names)
-    return names
-
-
-def _check_names(path: Path, names: list[str]) -> None:
-    """Raises InputError if names cannot be stored one per line, or occur twice."""
     if not names:
         raise InputError(f"{path}: expected at least one image name, found none.")
-    seen: dict[str, int] = {}
-    for line, name in enumerate(names, start=1):
+    for name, following in zip(names, [*names[1:], None], strict=True):
         if not name.strip() or set(name) & set("\r\n"):
-            raise InputError(f"{path}:{line}: expected an image name, found {name!r}.")
-        if seen.setdefault(name, line) != line:
-            raise InputError(
-                f"{path}:{line}: expected each image once, found {name!r} as in line {seen[name]}."
-            )
+            raise InputError(f"{path}: expected an image name of one line, found {name!r}.")
+        if name == following:
+            raise InputError(f"{path}: expected each image once, found {name!r} twice.")
+    owned.write_text(path, "\n".join(names) + "\n")
 
 
 def _class_means(

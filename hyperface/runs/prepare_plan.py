@@ -14,7 +14,7 @@ from hyperface.data.detection import Detector, Which
 from hyperface.data.detection.record import LANDMARKS
 from hyperface.data.sources import Source, open_source
 from hyperface.errors import InputError
-from hyperface.files import text_lines
+from hyperface.files import read_names
 from hyperface.runs.prepare_options import OWN_NAMES, Prepare
 
 log = logging.getLogger("hyperface")
@@ -76,8 +76,8 @@ def plan(options: Prepare) -> Task:
     grey = 1 if aligned and height == width != 112 else None
     stored = planning.Options(
         held_out=options.held_out,
-        test_people=_lines(options.test_people) or (),
-        keep=_lines(options.keep),
+        test_people=() if options.test_people is None else read_names(options.test_people),
+        keep=None if options.keep is None else read_names(options.keep),
         channels=options.channels or grey,
         align=options.landmarks and Aligner(options.landmarks, (height, width)),
         strict=options.strict,
@@ -132,13 +132,3 @@ def _check_replaceable(folder: Path, *, replace: bool) -> None:
             f"expected no data set in {there}, or one made by --detect, found another one. Take "
             "another --out, or pass --replace."
         )
-
-
-def _lines(path: Path | None) -> list[str] | None:
-    """Returns the names in a text file of one name per line; None if there is no file."""
-    if path is None:
-        return None
-    names = [line.strip() for line in text_lines(path) if line.strip()]
-    if not names:
-        raise InputError(f"expected names in {path}, one per line, found none.")
-    return names
