@@ -298,6 +298,16 @@ def test_folders_are_compared_photo_by_photo(photos, calibrated, monkeypatch):
     assert (few.pairs, few.compared, few.decisions) == (found.pairs[:4], 9, found.decisions)
     within = verify.verify(photos / "ada", photos / "ada", run=calibrated)
     assert within.compared == 3  # No photo with itself, and no pair twice.
+    of_one = verify.verify(photos / "ada/1.png", photos / "ada", run=calibrated)
+    assert [{pair.first, pair.second} for pair in of_one.pairs] == [
+        {pair.first, pair.second} for pair in within.pairs if "1.png" in (pair.first, pair.second)
+    ]
+    # Three people of three photos, and ada's again: her photos make three pairs among themselves.
+    nested = verify.verify(photos / "ada", photos, run=calibrated, faces="largest")
+    everyone = verify.verify(photos, photos, run=calibrated, faces="largest").compared
+    others = verify.verify(photos / "bob", photos / "cy", run=calibrated, faces="largest").compared
+    assert nested.compared == 3 + 3 * 3 + 3 * 4
+    assert everyone == nested.compared + others + 3 + 6
     one = verify.verify(photos / "ada/0.png", photos / "cy", run=calibrated)
     assert one.compared == 3
     reasons = dict(one.not_used)

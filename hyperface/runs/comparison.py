@@ -1,6 +1,7 @@
 """Compares the faces of photos by their features, and decides by a calibration."""
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -66,20 +67,34 @@ class Verified(NamedTuple):
         return self.pairs[0]
 
 
+class Side(NamedTuple):
+    """The photos on one side of a comparison: one photo, or those of a folder."""
+
+    faces: list[Face]
+    """One face per photo."""
+    features: Features
+    """The features of the faces, in the same order."""
+    not_used: list[NotUsed]
+    """Photos without a usable face."""
+    files: list[Path]
+    """Absolute path of each face's photo, with symbolic links resolved."""
+
+
 def compare(
-    sides: Sequence[tuple[list[Face], Features, list[NotUsed]]],
-    is_within: bool,
+    one: Side,
+    other: Side,
     stored: StoredCalibration | None,
     point: OperatingPoint | None,
     prior: float,
 ) -> tuple[Verified, list[tuple[Face, Face]]]:
     """Compares each face of one side with each face of the other side.
 
+    Both sides may have photos in common. No photo is compared with itself, and no pair of photos is
+    compared twice.
+
     Args:
-      sides: two sides, each as (faces, features of the faces, photos without a usable face). A side
-        is one photo or the photos of one folder.
-      is_within: whether both sides are the same photos. Then each pair is compared once, and no
-        face with itself.
+      one: the photos of one side.
+      other: the photos of the other side.
       stored: the calibration of the network, from which the probabilities are computed; None if
         it has none.
       point: the calibration's thresholds at the requested false accept rate; None without a
@@ -94,19 +109,18 @@ def compare(
     Raises:
       InputError: there is no pair to compare, or there are more than 25 million.
     """
-    (one, features, left), (other, others, left_too) = sides
-    similarity = _similarities(features.features, others.features)
-    rows, columns = _pairs(similarity.shape, is_within)
+    similarity = _similarities(one.features.features, other.features.features)
+    rows, columns = _pairs(one.files, other.files)
     scores = similarity[rows, columns]
     # Only these become objects: one `Comparison` for each of millions of pairs would take minutes
     # and gigabytes. The counts of decisions below are still those of all pairs.
     highest = _highest(scores).tolist()
     pairs = [
         Comparison(
-            first=one[i].name,
-            second=other[j].name,
+            first=one.faces[i].name,
+            second=other.faces[j].name,
             similarity=score,
-            norms=(float(features.norms[i]), float(others.norms[j])),
+            norms=(float(one.features.norms[i]), float(other.features.norms[j])),
             decision=point and point.decide(score),
             probability=stored and float(stored.logistic.probability(score, prior)),
         )
@@ -118,10 +132,9 @@ def compare(
         decisions=_counts(point, scores) if point else {},
         point=point,
         uncalibrated="",
-        # Within one folder both sides list the same photos.
-        not_used=left if is_within else [*left, *left_too],
+        not_used=[*one.not_used, *(() if other is one else other.not_used)],
     )
-    return found, [(one[rows[k]], other[columns[k]]) for k in highest[:SHOWN]]
+    return found, [(one.faces[rows[k]], other.faces[columns[k]]) for k in highest[:SHOWN]]
 
 
 def _similarities(first: np.ndarray, second: np.ndarray) -> np.ndarray:
@@ -134,24 +147,29 @@ def _similarities(first: np.ndarray, second: np.ndarray) -> np.ndarray:
     return unit[0] @ unit[1].T
 
 
-def _pairs(shape: tuple[int, ...], is_within: bool) -> tuple[np.ndarray, np.ndarray]:
-    """Returns the row and the column of each pair, [pairs] each.
+def _pairs(one: Sequence[Path], other: Sequence[Path]) -> tuple[np.ndarray, np.ndarray]:
+    """Returns the row and the column of each pair, [pairs] each, in rising order.
 
     Args:
-      shape: number of faces of each side.
-      is_within: whether both sides are the same photos. Each pair is then returned once, and no
-        face is paired with itself.
+      one: the file of each face of the first side.
+      other: the file of each face of the second side. A file may be on both sides. It is not paired
+        with itself, and two such files are paired once.
 
     Raises:
       InputError: there is no pair, or there are more than `LARGEST`.
     """
-    count = shape[0] * shape[1]
+    count = len(one) * len(other)
     expect(count <= LARGEST, "photos", f"at most {LARGEST:,} pairs to compare", f"{count:,}")
-    rows, columns = np.triu_indices(shape[0], k=1) if is_within else np.indices(shape)
-    # A single photo that is given twice has only the pair of itself, which is left out.
-    if not rows.size:
+    number = {file: place for place, file in enumerate(dict.fromkeys([*one, *other]))}
+    rows, columns = (np.array([number[file] for file in side]) for side in (one, other))
+    common = np.zeros(len(number), bool)
+    common[np.intersect1d(rows, columns)] = True
+    # Two common files are a pair in both orders, of which one is left out.
+    again = (common[rows, None] & common[columns]) & (rows[:, None] > columns)
+    pairs = np.nonzero(~again & (rows[:, None] != columns))
+    if not pairs[0].size:
         raise InputError("expected two photos to compare, found the same one twice.")
-    return rows.ravel(), columns.ravel()
+    return pairs
 
 
 def _highest(scores: np.ndarray) -> np.ndarray:

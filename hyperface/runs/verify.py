@@ -5,7 +5,8 @@
     hyperface verify folder/ other-folder/ --run net.onnx --calibration calibration.json
 
 Faces are found, aligned to the size that the network takes, and embedded. If folders are given,
-every photo of one folder is compared with every photo of the other. The similarity is the cosine of
+every photo of one folder is compared with every photo of the other, but no photo with itself. The
+similarity is the cosine of
 the features. The calibration of the network, which hyperface evaluate --protocol folder writes,
 gives the threshold of the false accept rate and the probability. Without a calibration the
 similarity alone is printed.
@@ -117,7 +118,8 @@ def verify(
 
     Args:
       first: a photo, or a folder of photos.
-      second: another photo or folder. The same folder twice compares all pairs within it.
+      second: another photo or folder. The same folder twice compares all pairs within it. A photo
+        that is on both sides is not compared with itself.
       run: folder of a run or of an export, or a weight file; by default the newest run in runs/.
       far: false accept rate in (0, 1]: the share of pairs of different people that may be accepted
         as one person. It selects the thresholds of the calibration.
@@ -146,7 +148,7 @@ def verify(
       >>> verify("one.jpg", "other.jpg", run="runs/mine").best.decision  # doctest: +SKIP
       'same'
     """
-    from hyperface.runs.comparison import compare
+    from hyperface.runs.comparison import Side, compare
     from hyperface.runs.embed import faces_and_features, log_not_used
 
     expect(0 < far <= 1, "--far", "a rate in (0, 1]", far)
@@ -159,12 +161,16 @@ def verify(
     network, stored, uncalibrated = _calibrated(folder, given, checkpoint)
     # Before the photos are embedded, because the calibration may have no rate that low.
     point = None if stored is None else stored.point(far)
-    settings = {"faces": faces, "aligned": aligned, "detector": detector}
+
+    def side(path: Path) -> Side:
+        found = faces_and_features(path, network, faces=faces, aligned=aligned, detector=detector)
+        folder = path if path.is_dir() else path.parent
+        return Side(*found, [(folder / face.name).resolve() for face in found[0]])
+
+    one = side(Path(first))
     # The same folder twice asks for all pairs within it, and is embedded once.
     is_within = Path(first).resolve() == Path(second).resolve()
-    sides = [faces_and_features(Path(first), network, **settings)]
-    sides.append(sides[0] if is_within else faces_and_features(Path(second), network, **settings))
-    found, shown = compare(sides, is_within, stored, point, prior)
+    found, shown = compare(one, one if is_within else side(Path(second)), stored, point, prior)
     found = found._replace(uncalibrated=uncalibrated)
     log_not_used(found.not_used)
     _log(found, stored, folder, prior)
