@@ -4,6 +4,7 @@ A subcommand's module is imported only when it is called, so that the help page 
 needs no optional dependency.
 """
 
+import os
 import sys
 from collections.abc import Sequence
 from importlib import import_module
@@ -43,7 +44,7 @@ CLUSTERS = {"slurm": "slurm.sbatch", "kubernetes": "kubernetes.yaml", "tpu": "tp
 def main() -> None:
     """Runs `hyperface SUBCOMMAND ARGUMENTS`, or prints the help page."""
     if not sys.argv[1:] or sys.argv[1] in ("-h", "--help"):
-        print(usage())
+        _print(usage() + "\n")
         return
     run(sys.argv[1], sys.argv[2:])
 
@@ -107,7 +108,16 @@ def _print_cluster(args: Sequence[str]) -> None:
         print(f"usage: hyperface cluster KIND > FILE, where KIND is one of {names}.{found}")
         sys.exit(0 if asked else 2)
     path = files("hyperface.devices").joinpath("clusters", CLUSTERS[args[0]])
-    print(path.read_text("utf-8"), end="")
+    _print(path.read_text("utf-8"))
+
+
+def _print(text: str) -> None:
+    """Prints a text on stdout. A reader that has ended, such as `head`, is no error."""
+    try:
+        print(text, end="", flush=True)
+    except BrokenPipeError:
+        # Python would flush the output at exit and report the error again.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _mistake(error: Exception) -> int:

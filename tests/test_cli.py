@@ -241,6 +241,16 @@ def test_a_killed_run_ends_with_the_figures_of_an_unbroken_one(run, tiny_data, t
         assert (folder / name).read_text() == (run / name).read_text()
 
 
+@pytest.mark.parametrize("words", [["--help"], ["cluster", "slurm"]])
+def test_a_reader_of_the_help_that_has_ended_is_no_error(words):
+    unread, written = os.pipe()
+    os.close(unread)
+    command = [sys.executable, "-m", "hyperface", *words]
+    found = subprocess.run(command, stdout=written, stderr=subprocess.PIPE, check=False)
+    os.close(written)
+    assert (found.returncode, found.stderr) == (0, b"")
+
+
 def test_a_folder_is_prepared_by_command(tmp_path, capsys):
     root = write_people(tmp_path / "faces", people=3, images=2)
     (root / "person0/9.png").write_bytes(b"nothing")

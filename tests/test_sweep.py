@@ -114,6 +114,16 @@ def test_a_killed_run_goes_on_from_its_checkpoint(done, tiny_data, tmp_path, tra
 
 
 @pytest.mark.slow
+def test_a_run_whose_results_are_damaged_is_scored_again(done, tiny_data, tmp_path, trained):
+    out = tmp_path / "out"
+    shutil.copytree(done[0], out)
+    damaged = out / "loss.ring.weight=0.0,seed=1"
+    (damaged / "results.json").write_text("{")
+    status, record = swept(out, tiny_data, RING, "--seeds", "2")
+    assert (status, trained, record) == (0, [damaged.name], done[1])
+
+
+@pytest.mark.slow
 def test_other_options_in_the_same_folder_are_refused_before_training(done, tiny_data, trained):
     with pytest.raises(
         InputError, match=r"holds another run: experiment\.loss\.ring\.form was paper"

@@ -19,7 +19,6 @@ continue. The command then ends with status 3 or 2, and the same command tries t
 import contextlib
 import dataclasses
 import itertools
-import json
 import logging
 import os
 import sys
@@ -36,6 +35,7 @@ import tyro
 from hyperface import experiments, owned
 from hyperface.config.experiment import Experiment, check
 from hyperface.errors import InputError, expect, unknown_name
+from hyperface.files import read_json
 from hyperface.runs import own_data, program, train
 from hyperface.runs.train_options import Train
 
@@ -354,10 +354,12 @@ def _has_results(folder: Path, steps: int) -> bool:
 
     A finished run whose number of steps was increased has results for fewer steps.
     """
-    path = folder / "results.json"
-    if not path.exists():
+    try:
+        record = read_json(folder / "results.json")
+        return record["settings"]["experiment"]["steps"] == steps
+    # A missing or damaged file: the run is not trained again, but scored again.
+    except (InputError, KeyError, TypeError):
         return False
-    return json.loads(path.read_text())["settings"]["experiment"]["steps"] == steps
 
 
 def _outcome(one: Planned) -> "SweptRun":
@@ -386,7 +388,7 @@ def _scored(one: Planned) -> "SweptRun":
     from hyperface.report.run import snapshot_means
     from hyperface.report.swept import DONE, SweptRun
 
-    record = json.loads((one.folder / "results.json").read_text())
+    record = read_json(one.folder / "results.json")
     seed = one.options.experiment.seed
     return SweptRun(one.name, one.values, seed, DONE, snapshot_means(record))
 
