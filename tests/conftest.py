@@ -2,6 +2,7 @@
 
 import contextlib
 import ctypes
+import gc
 import itertools
 import logging
 import os
@@ -62,6 +63,14 @@ def pytest_unconfigure() -> None:
         shutil.rmtree(os.environ["JAX_COMPILATION_CACHE_DIR"], ignore_errors=True)
 
 
+def pytest_collection_finish() -> None:
+    # What is imported and collected by now stays. Tracing makes many objects and few cycles: with
+    # Python's own thresholds the search for cycles takes a sixth of the tests' time.
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(50_000, 20, 100)
+
+
 _tests = itertools.count(1)
 
 
@@ -71,6 +80,7 @@ def _programs_kept_for_some_tests():
     yield
     if next(_tests) % 40 == 0:
         jax.clear_caches()
+        gc.collect()
         # The C library keeps the freed pages unless it is told. Only that of Linux can be told.
         with contextlib.suppress(AttributeError):
             ctypes.CDLL(None).malloc_trim(0)
