@@ -51,7 +51,10 @@ class Devices:
         return jax.device_put(jax.device_get(tree))
 
     def split(self, images: np.ndarray) -> Images:
-        """Returns a batch of images, undivided, on the default device."""
+        """Returns a batch of images [batch, height, width, channels] on the device.
+
+        `AllDevices` divides the batch among its devices instead.
+        """
         return jnp.asarray(images)
 
     def gather(self, tree: Any) -> Any:

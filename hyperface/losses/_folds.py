@@ -235,7 +235,11 @@ class Maximum:
         return jnp.where(later, second[0], first[0]), jnp.where(later, second[1], first[1])
 
     def value(self, summary: Maxima) -> jax.Array:
-        """Returns the maximum [batch]; a very low finite number if no class was counted."""
+        """Returns [batch]: for each example the largest similarity to another class than its own.
+
+        Classes that are left out of the loss do not count. If none counts, the value is the lowest
+        finite number.
+        """
         return summary[0]
 
     def slope(self, block: Block, fold_args: None, summary: Maxima) -> Slope:

@@ -57,13 +57,16 @@ class MarginSoftmax(ScaledLogits):
     ) -> "MarginSoftmax":
         """Returns the term, with `angular` and `bounded` set.
 
-        `angular` is False only if the angular multiplier is known to be 1 and the angular margin to
-        be 0. `bounded` is True only if the scale is known to be at most 70. Values of JAX arrays do
-        not count as known.
+        The logit of the own class is s (cos(m1 theta + m2) - m3), with theta the angle between
+        feature and own agent (class weight); the other logits are s cos(theta).
+
+        `angular` says whether theta must be computed. It is False only if m1 is known to be 1 and
+        m2 to be 0. `bounded` says whether all logits are known to be in [-70, 70]. It is True only
+        if s is known to be at most 70. Values of JAX arrays do not count as known.
 
         Args:
-          scale: s, the factor on the cosines, a scalar or [batch].
-          angular_multiplier: m1, the factor on the angle to the own agent (class weight).
+          scale: s, the factor on the cosines. Like the margins it is a scalar or [batch].
+          angular_multiplier: m1, the factor on the angle to the own agent.
           angular_margin: m2, added to the angle, in radians.
           cosine_margin: m3, subtracted from the cosine.
           gradient: "exact" is the gradient of the equation. "released" leaves the angular margin

@@ -44,9 +44,9 @@ class SphereFace:
     Caffe code computes."""
 
     released_gradient: ClassVar[AgentGradient] = "inner-product"
-    """A constant, not a hyper-parameter. `a_softmax(gradient="caffe")` computes the agents'
-    gradient in this way, as the Caffe code of SphereFace's authors does: it is the gradient of the
-    inner product, without the derivative of the agents' scaling to unit length."""
+    """A constant, not a hyper-parameter: the kind of gradient that the agents get with
+    `gradient="caffe"`. "inner-product" leaves the derivative of the agents' scaling to unit length
+    out, as the Caffe code of SphereFace's authors does."""
 
     @property
     def fold(self) -> LogSumExp:

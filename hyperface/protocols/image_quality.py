@@ -8,7 +8,7 @@ from hyperface.metrics.verification import Pairs
 from hyperface.protocols.features import NamedFeatures
 
 FARS = (0.001, 0.01, 0.1)
-"""False accept rates: the threshold is that of the first rate with enough different pairs."""
+"""False accept rates: the threshold is that of the first rate with enough impostor pairs."""
 LEAST_SPREAD = 1e-3
 """Smallest standard deviation of norms, relative to their mean. If it is smaller, the features are
 taken to be scaled to one length."""
@@ -19,11 +19,12 @@ def norms_as_quality(
 ) -> tuple[NormQuality | None, tuple[str, ...]]:
     """Measures whether a small feature norm is a sign of a poor image.
 
-    The threshold is chosen once, for the first FAR of 0.001, 0.01 and 0.1 for which there are at
-    least 1 / FAR different pairs. A genuine pair (two images of one person) is refused if its score
-    is below the threshold. The measurement is the share of refused pairs among those that remain
-    after the pairs with the smallest norms are left out. If small norms mean poor images, the share
-    falls when more pairs are left out.
+    A genuine pair has two images of one person, and an impostor pair has images of two people. The
+    threshold is chosen once, for the first FAR of 0.001, 0.01 and 0.1 for which there are at least
+    1 / FAR impostor pairs. A genuine pair is refused if its score is below the threshold. The norm
+    of a pair is the smaller norm of its two images. The measurement is the share of refused pairs
+    among the genuine pairs that remain after those with the smallest norms are left out. If small
+    norms mean poor images, the share falls when more pairs are left out.
 
     Args:
       named: features of the images, with their norms.
@@ -32,8 +33,8 @@ def norms_as_quality(
 
     Returns:
       (the measurement, sentences that describe it for `Result.steps`). The measurement is None if
-      there are fewer than 10 different pairs, or if all features have one length. The sentence then
-      states the reason.
+      there are fewer than 10 impostor pairs, or if all features have one length. Then there is one
+      sentence, which states the reason.
     """
     far = next((rate for rate in FARS if supported(rate, int(np.sum(~pairs.same)))), None)
     if far is None:

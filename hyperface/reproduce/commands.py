@@ -342,13 +342,13 @@ def small_data(item: Item, paper: str) -> list[str]:
 
 
 def absent_files(item: Item, paper: str, context: Context) -> list[str]:
-    """Returns the paths of absent protocol files that the scores of a table at small scale need.
+    """Returns the paths of the protocol files that are missing but needed to measure an item.
 
-    A protocol file is for example LFW's list of pairs. Small scale means smaller data sets than the
-    paper's. The result is [] if the item is not a table of trained runs.
+    A protocol file is for example LFW's list of pairs. Only a table of runs that are trained here,
+    on smaller data sets than the paper's, needs such files; for any other item the result is [].
 
     Args:
-      item: the item.
+      item: the table, figure or equation of the paper that is to be measured.
       paper: "normface" or "ringloss".
       context: contains the folder of the data.
     """

@@ -23,8 +23,8 @@ def convergence(context: Context) -> Measured:
       context: the folders and settings of `hyperface reproduce`.
 
     Returns:
-      An `Outcome`, which contains the measured values and the tested sentences of the paper, and
-      a dictionary caption -> figure.
+      (outcome, figures). `outcome` contains the measured values and the tested sentences of the
+      paper. `figures` is a dictionary caption -> figure.
     """
     entries, curves, last = [], {}, {}
     for name, scale in (("no scale", 1.0), ("scale 10", 10.0), ("learned", "learned")):
@@ -77,8 +77,8 @@ def scales(context: Context) -> Measured:
       context: the folders and settings of `hyperface reproduce`.
 
     Returns:
-      An `Outcome`, which contains the measured values and the tested sentences of the paper, and
-      a dictionary caption -> figure.
+      (outcome, figures). `outcome` contains the measured values and the tested sentences of the
+      paper. `figures` is a dictionary caption -> figure.
     """
     entries = []
     for scale in SCALES:
@@ -102,8 +102,8 @@ def distortion(context: Context) -> Measured:
       context: the folders and settings of `hyperface reproduce`.
 
     Returns:
-      An `Outcome`, which contains the measured values and the tested sentences of the paper, and
-      a dictionary caption -> figure.
+      (outcome, figures). `outcome` contains the measured values and the tested sentences of the
+      paper. `figures` is a dictionary caption -> figure.
     """
     runs = digits.train_runs(digits.experiment("mnist-plane-normface", context), "scale-7", context)
     last = [run.metrics[-1]["distortion"] for run in runs]

@@ -24,8 +24,8 @@ def similarities(context: Context) -> Measured:
       context: the folders and settings of `hyperface reproduce`.
 
     Returns:
-      An `Outcome`, which contains the measured values and the tested sentences of the paper, and
-      a dictionary caption -> figure.
+      (outcome, figures). `outcome` contains the measured values and the tested sentences of the
+      paper. `figures` is a dictionary caption -> figure.
     """
     runs = digits.softmax_runs(context)
     entries, found = [], {}
@@ -72,8 +72,8 @@ def softmax_plane(context: Context) -> Measured:
       context: the folders and settings of `hyperface reproduce`.
 
     Returns:
-      An `Outcome`, which contains the measured values and the tested sentences of the paper, and
-      a dictionary caption -> figure.
+      (outcome, figures). `outcome` contains the measured values and the tested sentences of the
+      paper. `figures` is a dictionary caption -> figure.
     """
     runs = digits.softmax_runs(context)
     before, after = (
@@ -197,8 +197,8 @@ def bias_plane(context: Context) -> Measured:
       context: the folders and settings of `hyperface reproduce`.
 
     Returns:
-      An `Outcome`, which contains the measured values and the tested sentences of the paper, and
-      a dictionary caption -> figure.
+      (outcome, figures). `outcome` contains the measured values and the tested sentences of the
+      paper. `figures` is a dictionary caption -> figure.
     """
     free, biased = digits.softmax_runs(context), digits.softmax_runs(context, bias=True)
     both = {"no bias": free, "with a bias": biased}

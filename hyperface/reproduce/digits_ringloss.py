@@ -20,8 +20,8 @@ def ring_planes(context: Context) -> Measured:
       context: the folders and settings of `hyperface reproduce`.
 
     Returns:
-      An `Outcome`, which contains the measured values and the tested sentences of the paper, and
-      a dictionary caption -> figure.
+      (outcome, figures). `outcome` contains the measured values and the tested sentences of the
+      paper. `figures` is a dictionary caption -> figure.
     """
     entries, drawn, deviation, rights = [], {}, {}, {}
     plain = digits.softmax_runs(context)
@@ -85,8 +85,8 @@ def digit_eight(context: Context) -> Measured:
       context: the folders and settings of `hyperface reproduce`.
 
     Returns:
-      An `Outcome`, which contains the measured values and the tested sentences of the paper, and
-      a dictionary caption -> figure.
+      (outcome, figures). `outcome` contains the measured values and the tested sentences of the
+      paper. `figures` is a dictionary caption -> figure.
     """
     runs = digits.softmax_runs(context)
     entries, angles = [], {}
@@ -163,8 +163,8 @@ def class_norms(context: Context) -> Measured:
       context: the folders and settings of `hyperface reproduce`.
 
     Returns:
-      An `Outcome`, which contains the measured values and the tested sentences of the paper, and
-      a dictionary caption -> figure.
+      (outcome, figures). `outcome` contains the measured values and the tested sentences of the
+      paper. `figures` is a dictionary caption -> figure.
     """
     found = {
         "softmax": digits.softmax_runs(context),

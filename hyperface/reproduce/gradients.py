@@ -63,8 +63,8 @@ def normalization(context: Context) -> Measured:
       context: not used, because no data and no run is needed.
 
     Returns:
-      An `Outcome`, which contains the measured values and the tested sentences of the paper, and
-      a dictionary caption -> figure.
+      (outcome, figures). `outcome` contains the measured values and the tested sentences of the
+      paper. `figures` is a dictionary caption -> figure.
     """
     # In float64: finite differences with this step are noise in float32.
     with jax.enable_x64(True):
@@ -164,7 +164,10 @@ def _agent_norms(decay: float, steps: int = 2_000, rate: float = 0.5) -> np.ndar
 
 
 def softmax_formulas(context: Context) -> Measured:
-    """Checks NormFace, Eq. 1, 2, 5 and 6, against plain formulas and their automatic derivatives.
+    """Checks the losses of this package that implement NormFace, Eq. 1, 2, 5 and 6.
+
+    Their values are compared with the formulas written in plain JAX, and their gradients with the
+    automatic derivatives of these formulas.
 
     The equations are the softmax loss with and without bias (1), the class that it predicts (2),
     the cosine (5), and the softmax loss of scaled cosines (6).
@@ -173,8 +176,8 @@ def softmax_formulas(context: Context) -> Measured:
       context: not used, because no data and no run is needed.
 
     Returns:
-      An `Outcome`, which contains the measured values and the tested sentences of the paper, and
-      a dictionary caption -> figure.
+      (outcome, figures). `outcome` contains the measured values and the tested sentences of the
+      paper. `figures` is a dictionary caption -> figure.
     """
     rng = np.random.default_rng(0)
     features, agents, bias = rng.normal(size=(40, 8)), rng.normal(size=(10, 8)), rng.normal(size=10)
@@ -241,8 +244,8 @@ def reformulations(context: Context) -> Measured:
       context: not used, because no data and no run is needed.
 
     Returns:
-      An `Outcome`, which contains the measured values and the tested sentences of the paper, and
-      a dictionary caption -> figure.
+      (outcome, figures). `outcome` contains the measured values and the tested sentences of the
+      paper. `figures` is a dictionary caption -> figure.
     """
     rng = np.random.default_rng(0)
     features, agents = rng.normal(size=(200, 8)), rng.normal(size=(10, 8))
@@ -284,8 +287,8 @@ def norm_in_softmax(context: Context) -> Measured:
       context: not used, because no data and no run is needed.
 
     Returns:
-      An `Outcome`, which contains the measured values and the tested sentences of the paper, and
-      a dictionary caption -> figure.
+      (outcome, figures). `outcome` contains the measured values and the tested sentences of the
+      paper. `figures` is a dictionary caption -> figure.
     """
     angles = np.linspace(0, 2 * np.pi, 10, endpoint=False)
     agents = np.stack([np.cos(angles), np.sin(angles)], axis=1)
@@ -322,8 +325,8 @@ def ring(context: Context) -> Measured:
       context: not used, because no data and no run is needed.
 
     Returns:
-      An `Outcome`, which contains the measured values and the tested sentences of the paper, and
-      a dictionary caption -> figure.
+      (outcome, figures). `outcome` contains the measured values and the tested sentences of the
+      paper. `figures` is a dictionary caption -> figure.
     """
     with jax.enable_x64(True):
         features = np.random.default_rng(0).normal(size=(20, 4))

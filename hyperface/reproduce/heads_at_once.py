@@ -183,7 +183,10 @@ def some_steps(
 def objective(
     params: Params, centers: jax.Array, setting: Setting, batch: jax.Array, labels: jax.Array
 ) -> jax.Array:
-    """Returns the weighted sum of the four losses, averaged over a batch.
+    """Returns the weighted sum of four losses, averaged over a batch.
+
+    The losses are softmax, Ring loss, center loss and C-contrastive, and `setting` contains their
+    weights.
 
     Args:
       params: the parameters of a head by name, as in `Carry.params`.

@@ -40,8 +40,8 @@ def quality(context: Context) -> Measured:
       context: the folders and settings of `hyperface reproduce`.
 
     Returns:
-      An `Outcome`, which contains the measured values and the tested sentences of the paper, and
-      a dictionary caption -> figure.
+      (outcome, figures). `outcome` contains the measured values and the tested sentences of the
+      paper. `figures` is a dictionary caption -> figure.
     """
     entries, figures, sizes, missing = [], {}, [], {}
     for name, method in LOSSES.items():

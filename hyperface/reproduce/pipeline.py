@@ -34,7 +34,7 @@ def drawing(context: Context) -> Measured:
       context: not used, because no data and no run is needed.
 
     Returns:
-      An `Outcome` without values, and a dictionary caption -> figure.
+      (outcome, figures). `outcome` has no values. `figures` is a dictionary caption -> figure.
     """
     figure = Figure(figsize=(WIDEST, 6.4), layout="constrained")
     axes = figure.subplots()

@@ -30,8 +30,8 @@ def scaling(context: Context) -> Measured:
       context: not used, because no data and no run is needed.
 
     Returns:
-      An `Outcome`, which contains the measured values and the tested sentences of the paper, and
-      a dictionary caption -> figure.
+      (outcome, figures). `outcome` contains the measured values and the tested sentences of the
+      paper. `figures` is a dictionary caption -> figure.
     """
     rng = np.random.default_rng(0)
     count, classes, dim = 2_000, 10, 2
@@ -94,8 +94,8 @@ def bound(context: Context) -> Measured:
       context: not used, because no data and no run is needed.
 
     Returns:
-      An `Outcome`, which contains the measured values and the tested sentences of the paper, and
-      a dictionary caption -> figure.
+      (outcome, figures). `outcome` contains the measured values and the tested sentences of the
+      paper. `figures` is a dictionary caption -> figure.
     """
     # 10,572 is CASIA-WebFace without the three people whom the released code leaves out.
     rows = [(10_575, s) for s in (1, 4, 5, 10, 15)] + [(10_572, s) for s in (1, 4, 10)]
@@ -239,8 +239,8 @@ def bound_curves(context: Context) -> Measured:
       context: not used, because no data and no run is needed.
 
     Returns:
-      An `Outcome`, which contains the measured values and the tested sentences of the paper, and
-      a dictionary caption -> figure.
+      (outcome, figures). `outcome` contains the measured values and the tested sentences of the
+      paper. `figures` is a dictionary caption -> figure.
     """
     squared = np.linspace(0, 40, 401)
     lines = {f"n = {n:,}": np.asarray(theory.softmax_lower_bound(n, squared)) for n in CLASS_COUNTS}
@@ -273,8 +273,8 @@ def distortion(context: Context) -> Measured:
       context: not used, because no data and no run is needed.
 
     Returns:
-      An `Outcome`, which contains the measured values and the tested sentences of the paper, and
-      a dictionary caption -> figure.
+      (outcome, figures). `outcome` contains the measured values and the tested sentences of the
+      paper. `figures` is a dictionary caption -> figure.
     """
     rng = np.random.default_rng(0)
     classes, images, dim = 20, 50, 16

@@ -77,8 +77,8 @@ def ring(context: Context) -> Measured:
       context: the folders and settings of `hyperface reproduce`.
 
     Returns:
-      An `Outcome`, which contains the measured values and the tested sentences of the paper, and
-      a dictionary caption -> figure.
+      (outcome, figures). `outcome` contains the measured values and the tested sentences of the
+      paper. `figures` is a dictionary caption -> figure.
     """
     settings = {("softmax", 0.0): Setting()}
     settings |= {("lambda", w): Setting(ring=w) for w in LAMBDAS}
@@ -118,8 +118,8 @@ def weights(context: Context) -> Measured:
       context: the folders and settings of `hyperface reproduce`.
 
     Returns:
-      An `Outcome`, which contains the measured values and the tested sentences of the paper, and
-      a dictionary caption -> figure.
+      (outcome, figures). `outcome` contains the measured values and the tested sentences of the
+      paper. `figures` is a dictionary caption -> figure.
     """
     scale = theory.scale_for_bound(_num_classes(context), BOUND)
     both = Setting(unit_features=True, unit_agents=True, scale=float(scale))

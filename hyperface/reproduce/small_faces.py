@@ -90,9 +90,9 @@ class SmallFaces:
     least: int = 1
     """Smallest number of images per person. People with fewer images are left out."""
     pairs: Path | None = None
-    """File to write with pairs of images of the held-out people, for a verification protocol. Each
-    fold has a tenth of the people. Within a fold, every frontal image is paired with every profile
-    image. By default no file is written."""
+    """File to write with pairs of images, for a verification protocol. They show the last 60 people
+    of CFP, who are not to be trained on. Each fold has a tenth of these people. Within a fold,
+    every frontal image is paired with every profile image. By default no file is written."""
 
 
 def main(args: Sequence[str]) -> None:

@@ -35,8 +35,9 @@ class Part(NamedTuple):
     """
 
     margins: dict[int, float]
-    """Seed -> margin in percentage points: a difference of two scores or of two standard
-    deviations, or a result of `failure`. Empty if no seed has the scores that it needs."""
+    """Seed -> margin in percentage points. The margin is a difference of two scores or of two
+    standard deviations, or the number by which the function `failure` says that a network failed to
+    learn. Empty if no seed has the scores of the comparison."""
     least: float = 0.0
     """The smallest margin, in points, that agrees with the statement."""
     most: float = math.inf

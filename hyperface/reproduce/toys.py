@@ -81,8 +81,8 @@ def agents(context: Context) -> Measured:
       context: not used, because no data and no run is needed.
 
     Returns:
-      An `Outcome`, which contains the measured values and the tested sentences of the paper, and
-      a dictionary caption -> figure.
+      (outcome, figures). `outcome` contains the measured values and the tested sentences of the
+      paper. `figures` is a dictionary caption -> figure.
     """
     features, labels = _sample_two_classes(apart=0.9, spread=0.25)
     means = np.stack([features[labels == c].mean(axis=0) for c in (0, 1)])
@@ -170,8 +170,8 @@ def margins(context: Context) -> Measured:
       context: not used, because no data and no run is needed.
 
     Returns:
-      An `Outcome`, which contains the measured values and the tested sentences of the paper, and
-      a dictionary caption -> figure.
+      (outcome, figures). `outcome` contains the measured values and the tested sentences of the
+      paper. `figures` is a dictionary caption -> figure.
     """
     features, labels = _sample_two_classes(apart=1.2, spread=0.12)
     agents = np.stack([features[labels == c].mean(axis=0) for c in (0, 1)])
@@ -228,8 +228,8 @@ def angular_margin(context: Context) -> Measured:
       context: not used, because no data and no run is needed.
 
     Returns:
-      An `Outcome`, which contains the measured values and the tested sentences of the paper, and
-      a dictionary caption -> figure.
+      (outcome, figures). `outcome` contains the measured values and the tested sentences of the
+      paper. `figures` is a dictionary caption -> figure.
     """
     lines, entries = {}, []
     for cosine in (0.1, 0.25, 0.5, 0.75, 1.0):
@@ -283,8 +283,8 @@ def mesh(context: Context) -> Measured:
       context: not used, because no data and no run is needed.
 
     Returns:
-      An `Outcome`, which contains the measured values and the tested sentences of the paper, and
-      a dictionary caption -> figure.
+      (outcome, figures). `outcome` contains the measured values and the tested sentences of the
+      paper. `figures` is a dictionary caption -> figure.
     """
     # With 16 points per side none lies at the origin, where a feature has no direction.
     side = np.linspace(-1.5, 1.5, 16)

@@ -51,8 +51,8 @@ def features(context: Context) -> Measured:
       context: the folders and settings of `hyperface reproduce`.
 
     Returns:
-      An `Outcome`, which contains the measured values and the tested sentences of the paper, and
-      a dictionary caption -> figure.
+      (outcome, figures). `outcome` contains the measured values and the tested sentences of the
+      paper. `figures` is a dictionary caption -> figure.
     """
     protocols = context.data_dir / "protocols"
     there = [

@@ -30,11 +30,13 @@ class Report:
     model: str
     """Name of the network."""
     layout: str
-    """The origin whose names the file has, such as "insightface, PyTorch"."""
+    """Project and framework that name a network's arrays as the file does, such as "insightface,
+    PyTorch"."""
     loaded: tuple[str, ...]
     """Paths of the parameters that now have the file's values."""
     fresh: tuple[str, ...]
-    """Paths of the parameters that kept their initial values, as the argument `fresh` requested."""
+    """Paths of the parameters that kept their initial values, because the argument `fresh` of the
+    loading function names them."""
     ignored: tuple[str, ...]
     """Names of the file's arrays that the backbone does not need: those of the classifier, and
     biases that were frozen at zero."""

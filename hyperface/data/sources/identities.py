@@ -114,7 +114,9 @@ def choose(folders: Folders, origin: str, level: int | None = None) -> Choice:
 
 
 def reading(folders: Folders, level: int) -> Reading:
-    """Returns the people and the number of images if each folder at a certain depth is one person.
+    """Takes each folder at a certain depth as one person, and returns these people.
+
+    The result also contains the number of all images in these folders and below them.
 
     Args:
       folders: path of each folder, as a tuple of names -> number of images directly in it.
