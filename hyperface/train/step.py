@@ -90,12 +90,8 @@ def train_step(
     metrics["examples"] = count
     # A cotangent of zero is how the scan learns that it must not update the agents.
     may_update = divergence.all_finite(metrics) & ~state.diverged
-    grads, swept = pull(may_update.astype(jnp.float32) if updates else jnp.float32(1.0))
-    # For these agents the reverse pass has returned new rows in place of gradients.
-    grads, agents = in_sweep.take(state, grads)
-    grads = _summed_gradients(grads, loss, axis_name, split_axis)
-    grads = jax.tree.map(lambda g: g / divisor, grads)
-    grads = in_sweep.put(state, grads, in_sweep.gradient_norms(swept))
+    pulled = pull(may_update.astype(jnp.float32) if updates else jnp.float32(1.0))
+    grads, agents, velocities = _mean_gradients(state, pulled, divisor, axis_name, split_axis)
     params, opt_state = _updated(state, grads, params, opt_state, split_axis)
 
     metrics["gradient_norm"] = global_norm(grads, loss, split_axis)
@@ -104,13 +100,10 @@ def train_step(
     is_finite = may_update & jnp.isfinite(metrics["gradient_norm"])
     params, opt_state = divergence.select_update(is_finite, (params, opt_state), previous)
     params = in_sweep.put(state, params, agents)
-    opt_state = in_sweep.put(state, opt_state, in_sweep.velocities(swept))
-    # If the update itself overflows, only this norm shows it, after the update was selected.
-    norm = global_norm(params, loss, split_axis)
+    opt_state = in_sweep.put(state, opt_state, velocities)
     # The agents were updated in the backward scan, and the rest was not: the state is lost.
     is_torn = may_update & ~is_finite if updates else False
-    metrics["parameter_norm"] = jnp.where(is_torn, jnp.nan, norm)
-    metrics["nonfinite"] = _nonfinite(grads, params, split_axis)
+    metrics |= _measured_after(grads, params, is_torn, loss, split_axis)
     after = (forward.batch_stats, distortion, _averaged(state, params))
     before = (state.batch_stats, state.distortion, state.average)
     # A batch whose update is left out must not change the moving averages.
@@ -348,6 +341,34 @@ def _example_keys(key: jax.Array, batch: int, axis_name: str | None) -> jax.Arra
     return jax.vmap(lambda place: jax.random.fold_in(key, place))(first + jnp.arange(batch))
 
 
+def _mean_gradients(
+    state: TrainState,
+    pulled: tuple[Any, Any],
+    divisor: jax.Array,
+    axis_name: str | None,
+    split_axis: str | None,
+) -> tuple[Any, Any, Any]:
+    """Returns the gradients of the mean loss, and what the backward scan has updated.
+
+    Args:
+      state: the state before the step.
+      pulled: what the reverse pass has returned on this device.
+      divisor: number of examples of the whole batch.
+      axis_name: the mapped axis over which the batch is split, or None.
+      split_axis: the same axis if arrays with one row per class are split over it; otherwise, None.
+
+    Returns:
+      (gradients, agents, velocities). The last two are those of the heads whose agents the backward
+      scan has updated. Their gradient was never in memory, and its norm stands in for it.
+    """
+    # For these agents the reverse pass has returned new rows in place of gradients.
+    grads, agents = in_sweep.take(state, pulled[0])
+    grads = _summed_gradients(grads, state.network.head.loss, axis_name, split_axis)
+    grads = jax.tree.map(lambda g: g / divisor, grads)
+    grads = in_sweep.put(state, grads, in_sweep.gradient_norms(pulled[1]))
+    return grads, agents, in_sweep.velocities(pulled[1])
+
+
 def _summed_gradients(grads: Any, loss: Loss, axis_name: str | None, split_axis: str | None) -> Any:
     """Adds gradients over the devices, except those of arrays that are split by class.
 
@@ -366,11 +387,26 @@ def _summed_gradients(grads: Any, loss: Loss, axis_name: str | None, split_axis:
     )
 
 
-def _nonfinite(grads: Any, params: Any, split_axis: str | None) -> jax.Array:
-    """Returns the groups whose gradients or new values are not finite, as the bits of an int32."""
+def _measured_after(
+    grads: Any, params: Any, is_torn: jax.Array | bool, loss: Loss, split_axis: str | None
+) -> Metrics:
+    """Returns the metrics from after the update, "parameter_norm" and "nonfinite".
+
+    Args:
+      grads: the gradients.
+      params: the parameters after the update, or those before it if it was left out.
+      is_torn: scalar bool, whether only the agents were updated. Then the norm is NaN.
+      loss: the loss whose heads own the parameters.
+      split_axis: the mapped axis over which arrays with one row per class are split, or None.
+    """
+    # If the update itself overflows, only this norm shows it.
+    norm = global_norm(params, loss, split_axis)
     # Only split rows differ between devices, so that only then the flags have to be added.
     groups = divergence.nonfinite_groups(grads), divergence.nonfinite_groups(params)
-    return divergence.encode_groups(*_sum_over_devices(groups, split_axis))
+    return {
+        "parameter_norm": jnp.where(is_torn, jnp.nan, norm),
+        "nonfinite": divergence.encode_groups(*_sum_over_devices(groups, split_axis)),
+    }
 
 
 def _sum_over_devices(tree: Any, axis_name: str | None) -> Any:
