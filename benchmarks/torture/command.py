@@ -90,8 +90,11 @@ def _tortured(trainer: Trainer, options: Torture) -> bool:
     rows, kills, runs = [], 0, 0
 
     def add(title: str, act: Callable[[], tuple[str, bool]]) -> None:
+        trainer.shown.clear()
         rows.append(_judged(title, act))
         print(_row(*rows[-1]), flush=True)
+        if not rows[-1][-1]:
+            print(*trainer.shown, sep="\n", flush=True)
 
     def killed() -> tuple[str, bool]:
         nonlocal kills

@@ -43,6 +43,8 @@ class Trainer:
     ):
         self.arguments, self._start = arguments, start
         self.root = root
+        self.shown: list[str] = []
+        """What each run has printed; whoever prints it after a failure empties the list."""
         # All runs share compiled programs, also small ones, so that a restart takes seconds.
         self._environment = os.environ | {
             "JAX_COMPILATION_CACHE_DIR": str(root / "compiled"),
@@ -143,6 +145,7 @@ class Trainer:
           RuntimeError: the process ended with another status.
         """
         shown, _ = process.communicate()
+        self.shown.append(shown)
         if process.returncode != status:
             raise RuntimeError(f"expected status {status}, found {process.returncode}: {shown}")
         return shown

@@ -4,17 +4,19 @@ A batch is a dictionary of "images", [batch, height, width, channels] float32 in
 [batch] int32; and "mask", [batch] float32, which is 1 for a real example and 0 for padding.
 """
 
+import contextlib
 import math
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from typing import cast
 
 import grain
 import numpy as np
-from absl import flags
 
 from hyperface.data.datasets import Split
 from hyperface.data.images import decode
+from hyperface.data.workers import in_workers
 from hyperface.errors import InputError
 
 Batch = dict[str, np.ndarray]
@@ -63,6 +65,45 @@ def training_batches(
             f"{batch_size}."
         )
 
+    make = partial(
+        _random_batches,
+        split,
+        share=batch_size // processes,
+        seed=seed,
+        mirror=mirror,
+        shift=shift,
+        # Worker processes share no memory, and each would keep a copy of the images.
+        keep=KEPT if workers == 0 else 0,
+        steps=slice(start_step * processes + process, None, processes),
+    )
+    if workers:
+        return _from_workers(make, workers)
+    return iter(make().map(_scaled).to_iter_dataset(_READ_OPTIONS))
+
+
+def _from_workers(make: Callable[[], grain.MapDataset[Batch]], workers: int) -> Iterator[Batch]:
+    """Yields the batches that worker processes read. The workers end with this iterator."""
+    batches = in_workers(cast(Callable[[], Sequence[Batch]], make), workers)
+    with contextlib.closing(batches):
+        # Scaled here: until then images are bytes, a quarter of the size of floats.
+        yield from map(_scaled, batches)
+
+
+def _random_batches(
+    split: Split, *, share: int, seed: int, mirror: bool, shift: int, keep: int, steps: slice
+) -> grain.MapDataset[Batch]:
+    """Returns the endless sequence of random batches of one process; their images are bytes.
+
+    Args:
+      split: as in `training_batches`.
+      share: number of images per batch.
+      seed: as in `training_batches`.
+      mirror: as in `training_batches`.
+      shift: as in `training_batches`.
+      keep: size in bytes up to which the decoded images of the split are kept in memory.
+      steps: the batches of this process, among those of all processes and steps.
+    """
+
     def load(example: Batch, rng: np.random.Generator) -> Batch:
         pixels = example["images"]
         if split.crop:
@@ -75,41 +116,10 @@ def training_batches(
             pixels = _shifted(pixels, *rng.integers(-shift, shift + 1, size=2))
         return example | {"images": pixels}
 
-    # Worker processes share no memory, and each would keep a copy of the images.
-    source = _Images(split, keep=KEPT if workers == 0 else 0)
     # Repeated after the shuffle, so that each epoch has each image once, in an order of its own.
-    dataset = grain.MapDataset.source(source).seed(seed).shuffle().repeat()
-    share = batch_size // processes
-    # Scaled after batching: until then images are bytes, a quarter of the size of floats.
-    dataset = dataset.random_map(load).batch(share, drop_remainder=True).map(_scaled)
+    dataset = grain.MapDataset.source(_Images(split, keep)).seed(seed).shuffle().repeat()
     # Slicing a MapDataset skips batches without reading them, so that resuming costs nothing.
-    dataset = dataset[process::processes][start_step:].to_iter_dataset(_READ_OPTIONS)
-    if workers:
-        if not flags.FLAGS.is_parsed():
-            # Grain's workers read absl flags, which only a program that absl starts has parsed.
-            flags.FLAGS.mark_as_parsed()
-        dataset = dataset.mp_prefetch(grain.MultiprocessingOptions(num_workers=workers))
-        return _from_workers(iter(dataset))
-    return iter(dataset)
-
-
-def _from_workers(batches: grain.DatasetIterator) -> Iterator[Batch]:
-    """Yields the batches of worker processes; a killed worker becomes an `InputError`."""
-    try:
-        yield from batches
-    except RuntimeError as error:
-        # Grain has no error class for this, so its text must decide.
-        if "Worker process was terminated" not in str(error):
-            raise
-        code = str(error).partition("exit code ")[2].partition(".")[0]
-        raise InputError(
-            "workers: expected the processes that read images to stay alive, found one that ended "
-            f"with code {code}; -9 means that it was killed, perhaps because memory was short. "
-            "Use fewer --workers, or none. The same command continues from the last checkpoint."
-        ) from error
-    finally:
-        # Without this, worker processes would outlive a run that stops early.
-        batches.close()
+    return dataset.random_map(load).batch(share, drop_remainder=True)[steps]
 
 
 def evaluation_batches(
