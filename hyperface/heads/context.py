@@ -92,7 +92,7 @@ class Objective(NamedTuple):
 
 
 def rows_of(matrix: jax.Array, labels: jax.Array, context: Context) -> jax.Array:
-    """Returns for each label the row of a matrix with this number, also from another device.
+    """Returns for each label the matrix row of this number, even if another device has the row.
 
     Args:
       matrix: [rows, dim], all rows of the matrix, or those that are on this device.
