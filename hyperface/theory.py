@@ -175,9 +175,10 @@ def updated_distortion(
     The bound of a class is the mean squared distance between its normalised features and its
     normalised agent (class weight), as `agent_distortion` returns it. For a class in the batch
 
-        new average = decay x old average + (1 - decay) x mean of the batch's distances
+        new average = decay x old average + (1 - decay) x mean
 
-    or, if the old average is NaN, only the mean of the batch's distances.
+    `mean` is the mean of the distances of this class in the batch. If the old average is NaN, the
+    new average is `mean`.
 
     Args:
       average: [classes] the average so far; NaN for a class without examples so far.

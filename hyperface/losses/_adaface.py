@@ -124,8 +124,9 @@ class AdaFace(ScaledLogits):
     concentration: ArrayLike = 0.333
     """h, the factor of the quality z = h (norm - mean) / std, which is clipped to [-1, 1]."""
     bounded: bool = field(default=False, metadata={"static": True})
-    """Whether |scale x cosine| is known to be at most 70. exp(logit) then cannot overflow, so log
-    sum exp over the classes is computed without subtracting the largest logit."""
+    """Whether |scale x cosine| is known to be at most 70. Without a bias, exp(logit) then cannot
+    overflow, and log sum exp over the classes is computed without subtracting the largest
+    logit."""
 
     @property
     def normalize(self) -> Normalize:

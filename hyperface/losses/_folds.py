@@ -58,8 +58,8 @@ class LogSumExp:
     Its argument is the scale s [batch]. b_j is the bias of class j, 0 without a bias.
 
     Attributes:
-      bounded: whether |s z_j| is known to be at most 70 (`BOUNDED_SCALE`). exp then cannot
-        overflow, so the largest logit is not subtracted before exp.
+      bounded: whether |s z_j| is known to be at most 70 (`BOUNDED_SCALE`). Without a bias, exp then
+        cannot overflow, and the largest logit is not subtracted before exp.
     """
 
     bounded: bool = False

@@ -38,8 +38,9 @@ class MagFace(ScaledLogits):
     easy_margin: bool = field(default=True, metadata={"static": True})
     """Whether the margin is applied only where the cosine to the own agent is positive."""
     bounded: bool = field(default=False, metadata={"static": True})
-    """Whether |scale x cosine| is known to be at most 70. exp(logit) then cannot overflow, so log
-    sum exp over the classes is computed without subtracting the largest logit."""
+    """Whether |scale x cosine| is known to be at most 70. Without a bias, exp(logit) then cannot
+    overflow, and log sum exp over the classes is computed without subtracting the largest
+    logit."""
 
     @property
     def normalize(self) -> Normalize:

@@ -44,8 +44,9 @@ class MarginSoftmax(ScaledLogits):
     """"exact" is the gradient of the equation. "released" leaves the angular margin out of the
     derivative of the logit, as insightface's published code does."""
     bounded: bool = field(default=False, metadata={"static": True})
-    """Whether |scale x cosine| is known to be at most 70. exp(logit) then cannot overflow, so log
-    sum exp over the classes is computed without subtracting the largest logit."""
+    """Whether |scale x cosine| is known to be at most 70. Without a bias, exp(logit) then cannot
+    overflow, and log sum exp over the classes is computed without subtracting the largest
+    logit."""
 
     @classmethod
     def of(

@@ -78,8 +78,9 @@ class ScaledLogits:
     scale: ArrayLike
     """The factor on the similarities, a scalar or [batch]."""
     bounded: bool
-    """Whether |scale x similarity| is known to be at most 70. exp(logit) then cannot overflow, so
-    log sum exp over the classes is computed without subtracting the largest logit."""
+    """Whether |scale x similarity| is known to be at most 70. Without a bias, exp(logit) then
+    cannot overflow, and log sum exp over the classes is computed without subtracting the largest
+    logit."""
 
     @property
     def fold(self) -> LogSumExp:
@@ -107,8 +108,9 @@ class Softmax(ScaledLogits):
     """What is scaled to unit length: "both" features and agents (class weights), only "features",
     only "agents", or "none"."""
     bounded: bool = field(default=False, metadata={"static": True})
-    """Whether |scale x similarity| is known to be at most 70. exp(logit) then cannot overflow, so
-    log sum exp over the classes is computed without subtracting the largest logit."""
+    """Whether |scale x similarity| is known to be at most 70. Without a bias, exp(logit) then
+    cannot overflow, and log sum exp over the classes is computed without subtracting the largest
+    logit."""
 
     released_gradient: ClassVar[AgentGradient] = "inner-product"
     """A constant, not a hyper-parameter. It names the gradient that the agents get from
