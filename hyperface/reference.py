@@ -523,8 +523,9 @@ def a_softmax(
         L = -log( e^{|f| psi(theta_y)} / (e^{|f| psi(theta_y)} + sum_{j != y} e^{|f| cos theta_j}) )
         psi(theta) = (-1)^k cos(m theta) - 2 k,   theta in [k pi / m, (k + 1) pi / m]
 
-    f is the feature, y its label, and theta_j the angle between f and agent j. With `blend` above
-    0, (lambda cos theta_y + psi(theta_y)) / (1 + lambda) replaces psi(theta_y).
+    f is the feature, y its label, and theta_j the angle between f and agent j. m is `margin`, and
+    k, from 0 to m - 1, is the number of the interval that contains theta. With lambda (`blend`)
+    above 0, (lambda cos theta_y + psi(theta_y)) / (1 + lambda) replaces psi(theta_y).
 
     `losses.a_softmax` also has `gradient="caffe"`, the gradient that the authors' published Caffe
     code computes. It is not the derivative of any loss, so this function does not have it.
@@ -563,8 +564,9 @@ def l_softmax(
         psi(theta) = (-1)^k cos(m theta) - 2 k,   theta in [k pi / m, (k + 1) pi / m]
 
     f is the feature, y its label, W_j the agent (class weight) of class j, and theta_y the angle
-    between f and W_y. With `blend` above 0, (lambda cos theta_y + psi(theta_y)) / (1 + lambda)
-    replaces psi(theta_y).
+    between f and W_y. m is `margin`, and k, from 0 to m - 1, is the number of the interval that
+    contains theta. With lambda (`blend`) above 0, (lambda cos theta_y + psi(theta_y)) /
+    (1 + lambda) replaces psi(theta_y).
 
     Args:
       features: [batch, dim] array.

@@ -55,8 +55,8 @@ def varying_axes(*trees: Any) -> frozenset[str]:
 def is_tracked(axis_name: AxisName) -> bool:
     """Returns whether the types of arrays tell if their values vary over a mapped axis.
 
-    They do inside `jax.shard_map` with `check_vma=True`, the default. They do not with
-    `check_vma=False` or under `jax.pmap`.
+    The types tell it inside `jax.shard_map` with `check_vma=True`, the default. They do not tell it
+    with `check_vma=False` or under `jax.pmap`.
     """
     return bool(varying_axes(jax.lax.axis_index(axis_name)))
 
@@ -94,7 +94,7 @@ def equal_over(axes: frozenset[str], tree: Tree) -> Tree:
 
     Use it in `jax.shard_map` for values that are equal on all devices although their type says that
     they may differ. Each device gets the value of the first device. In the backward pass only the
-    first device gets a gradient, so that a sum over the devices contains it once.
+    first device gets the gradient, so that a sum over the devices contains the gradient once.
     """
 
     def cast(leaf: jax.Array) -> jax.Array:
@@ -119,7 +119,7 @@ def automatic(
     """Calls a function of arrays, and leaves the shardings inside of it to the compiler.
 
     On a mesh with explicit axes JAX would otherwise require that each operation states how its
-    result is split. Without explicit mesh axes this is `function(*arguments)`.
+    result is split. Without explicit mesh axes, the call is simply `function(*arguments)`.
 
     Args:
       function: a function of the arguments.

@@ -22,7 +22,7 @@ from hyperface.shapes import (
 def softmax_lower_bound(num_classes: int, scale: Numbers) -> NumberEach:
     """Returns the smallest softmax loss that normalised features can reach: NormFace, Prop. 2.
 
-        log(1 + (n - 1) exp(-n / (n - 1) s)),   s = l^2
+        log(1 + (n - 1) exp(-s n / (n - 1))),   s = l^2
 
     Features and agents (class weights) have the norm l, so s is the factor of their cosines. The
     bound assumes that all classes are equally frequent. The loss equals it if every feature equals
@@ -57,7 +57,7 @@ def softmax_lower_bound(num_classes: int, scale: Numbers) -> NumberEach:
 def scale_for_bound(num_classes: int, bound: Numbers) -> NumberEach:
     """Returns the scale at which the bound of NormFace's Proposition 2 has a given value.
 
-        s = (n - 1) / n log((n - 1) / (exp(bound) - 1))
+        s = ((n - 1) / n) log((n - 1) / (exp(bound) - 1))
 
     s is the factor of the cosines between features and agents (class weights), and n the number of
     classes.
@@ -142,7 +142,7 @@ def agent_distortion(
       [classes] mean squared distance, from 0 to 4; NaN for a class without an example.
 
     Raises:
-      ValueError: agents have another number of rows.
+      ValueError: the number of rows of agents is not num_classes.
 
     Example:
       >>> import jax.numpy as jnp
@@ -173,7 +173,12 @@ def updated_distortion(
     """Updates a moving average of NormFace's bound (Proposition 3) for each class in the batch.
 
     The bound of a class is the mean squared distance between its normalised features and its
-    normalised agent (class weight), as `agent_distortion` returns it.
+    normalised agent (class weight), as `agent_distortion` returns it. For a class in the batch
+
+        new average = decay x old average + (1 - decay) x mean
+
+    `mean` is the mean of the distances of this class in the batch. If the old average is NaN, the
+    new average is `mean`.
 
     Args:
       average: [classes] the average so far; NaN for a class without examples so far.
@@ -222,8 +227,9 @@ def angular_margin(norm_ratio: Numbers, cos_other: Numbers) -> NumberEach:
       cos_other: delta, the cosine between x_2 and the weight vector.
 
     Returns:
-      The angle in radians, of the arguments' broadcast shape. It is 0 where r delta is 1 or more,
-      since x_2 then has the higher logit at any angle.
+      The bound arccos(r delta) in radians, of the arguments' broadcast shape. It is 0 where r delta
+      is 1 or more, since x_1 then never has the higher logit, and pi where r delta is -1 or less,
+      since x_1 then always has it.
 
     Example:
       >>> print(f"{angular_margin(1.0, 0.5):.4f} {angular_margin(2.0, 0.5):.4f}")

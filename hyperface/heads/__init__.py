@@ -31,13 +31,16 @@ __all__ = [
 
 
 class Heads(nn.Module):
-    """Computes the objective of a batch of features: the weighted sum of the terms of the loss.
+    """Computes the objective of a batch of features: a weighted sum of losses.
 
-    It owns the parameters of the terms, such as agents (class weights), scale and radius.
+    A term is one of these losses, such as softmax or Ring loss, with its options. The module is
+    called with features [batch, dim], labels [batch] and a `Context`, and returns an `Objective`.
+    It owns the learned parameters of the terms, such as agents (class weights), scale and radius.
 
     Attributes:
-      num_classes: number of people in the training split.
-      loss: the terms and their weights. Terms with weight 0 are left out.
+      num_classes: number of people in the training images. Labels are from 0 to num_classes - 1.
+      loss: the terms with their weights, and how they are computed. Terms with weight 0 are left
+        out.
     """
 
     num_classes: int

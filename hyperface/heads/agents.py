@@ -26,25 +26,28 @@ from hyperface.normalize import l2_normalize
 
 
 class AgentHead(nn.Module):
-    """The head of class-wise terms that share one matrix of agents (class weights).
+    """Computes class-wise losses that share one matrix of agents (class weights), which it owns.
 
-    All terms are computed in one pass over the classes. The initial value of a learned scale is the
-    one at which the lower bound of the loss (NormFace, Proposition 2) equals the term's option
-    `initial_bound`, for this number of classes. If the learned scale falls below the option
-    `min_scale`, the loss uses `min_scale`, and the scale gets the gradient at that value, so that
-    it can rise again.
+    A class-wise loss compares each feature with the agents of all classes. All these losses are
+    computed in one pass over the classes. The module is called with features [batch, dim], labels
+    [batch] and a `Context`, and returns an `Objective`.
 
-    AdaFace's statistics are stored in the collection "batch_stats", like those of batch
-    normalisation. If the collection is mutable (as in training), each batch updates the statistics
-    before the loss uses them.
+    The softmax loss may have a learned scale. Its initial value is the one at which the lower bound
+    of the loss (NormFace, Proposition 2) equals the option `initial_bound` of `SoftmaxTerm`. If the
+    learned scale falls below the option `min_scale`, the loss uses `min_scale`. The learned scale
+    still gets a gradient, the one at `min_scale`, so that it can rise again.
+
+    AdaFace's moving mean and deviation of the feature norm are stored in the collection
+    "batch_stats", like the statistics of batch normalisation. If the collection is mutable (as in
+    training), each batch updates them before the loss uses them.
 
     Attributes:
       num_classes: number of rows of the agent matrix.
-      terms: (name, options) of each term. All terms must scale the same arrays to unit length:
+      terms: (name, options) of each loss. All losses must scale the same arrays to unit length:
         features, agents, both or none.
       precision: precision of the operands of matmuls: "float32", "tf32", "mixed" or "bf16".
-      memory_budget: memory in MiB in which similarities may be stored for the backward pass. If
-        the similarities need more, the backward pass computes them again.
+      memory_budget: memory in MiB in which the similarities [batch, classes] may be stored for the
+        backward pass. If they need more, the backward pass computes them again.
     """
 
     num_classes: int

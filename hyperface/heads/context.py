@@ -11,22 +11,25 @@ from hyperface.losses import shards
 
 
 class AgentUpdate(NamedTuple):
-    """The update of a head's agents (class weights) in the reverse pass of its loss."""
+    """An update of the agents (class weights) that the reverse pass of their loss applies."""
 
     rule: losses.RowUpdate
     """The function that updates some rows of the agents: (rows, their state, their gradient) ->
     (new rows, new state)."""
     state: Any
-    """The optimiser's state of the agents, which the reverse pass updates too: arrays with one row
-    per agent."""
+    """The optimiser's state of the agents, such as their momentum: arrays with one row per agent.
+    The reverse pass updates the state too."""
 
 
 class Context(NamedTuple):
-    """The inputs of a head that belong to the step, besides features and labels."""
+    """The inputs of a head that differ from step to step, besides features and labels.
+
+    A head is a module that computes one or more losses and owns their parameters.
+    """
 
     step: jax.Array | int = 0
-    """Number of optimiser steps that are done, from which SphereFace's terms compute how strong
-    their margin is."""
+    """Number of optimiser steps that are done. SphereFace's losses compute from it how strong their
+    margin is."""
     counted: jax.Array | None = None
     """[batch] bool, False for padding; None counts all examples."""
     keys: jax.Array | None = None
@@ -38,15 +41,19 @@ class Context(NamedTuple):
     axis_name: str | None = None
     """Name of the mapped axis over which the batch is split; None on one device."""
     split_classes: bool = False
-    """Whether agents and centers are split by rows over the same axis. A head then has only this
-    device's rows. Rows beyond the last class are padding."""
+    """Whether agents and centers are split by rows over the axis `axis_name`. A head then has only
+    this device's rows. Rows beyond the last class are padding."""
     agent_updates: dict[str, AgentUpdate] | None = None
-    """Name of a head -> update of its agents (class weights) in the reverse pass, which then
-    returns the updated agents in place of their gradient. With None, the agents get a gradient as
-    any other parameter."""
+    """Name of a head -> update of its agents (class weights). The reverse pass then returns the
+    updated agents in place of their gradient. None: the agents get a gradient, like any other
+    parameter."""
 
     def weights(self, batch: int) -> jax.Array:
-        """Returns [batch] float32, 1 for an example and 0 for padding."""
+        """Returns the weights [batch] of the examples in sums: 1, or 0 for padding, in float32.
+
+        Args:
+          batch: number of examples, with padding.
+        """
         if self.counted is None:
             return jnp.ones(batch, jnp.float32)
         return self.counted.astype(jnp.float32)
@@ -62,16 +69,19 @@ class Context(NamedTuple):
         return jnp.where(self.counted[:, None], features, 1.0)
 
     def total(self, loss: jax.Array) -> jax.Array:
-        """Returns the sum of a loss [batch] over the examples, without padding."""
+        """Returns the sum, a scalar, of the losses [batch] of all examples but padding."""
         return jnp.sum(self.weights(loss.size) * loss)
 
 
 class Objective(NamedTuple):
-    """The objective of a batch, with the values to log."""
+    """The objective of a batch, with the values to log.
+
+    The objective is a weighted sum of terms. A term is one loss, such as softmax or Ring loss.
+    """
 
     total: jax.Array
-    """The sum of all terms over the counted examples, times the weights of the terms. This is the
-    value that is differentiated. It is a sum, and not yet a mean over examples."""
+    """The objective, a scalar that is differentiated: the sum over terms and examples of weight x
+    loss, without padding. It is not yet divided by the number of examples."""
     terms: dict[str, jax.Array]
     """Name of each term -> its unweighted loss [batch], to be logged."""
     scalars: dict[str, jax.Array]
@@ -82,15 +92,15 @@ class Objective(NamedTuple):
 
 
 def rows_of(matrix: jax.Array, labels: jax.Array, context: Context) -> jax.Array:
-    """Returns one row of a matrix per example of this device, from the device that has the row.
+    """Returns for each label the matrix row of this number, even if another device has the row.
 
     Args:
-      matrix: [rows, dim], all rows or those of this device.
-      labels: [batch] row numbers in the whole matrix.
-      context: the context, whose `split_classes` says whether the rows are split over the devices.
+      matrix: [rows, dim], all rows of the matrix, or those that are on this device.
+      labels: [batch] row numbers in the whole matrix, for this device's examples.
+      context: its `split_classes` says whether the rows are split over the devices.
 
     Returns:
-      [batch, dim]. The row of a label out of range is NaN.
+      [batch, dim]. For a label out of range the row is NaN.
     """
     axis_name = context.axis_name if context.split_classes else None
     rows = matrix.shape[0]

@@ -16,17 +16,17 @@ from hyperface.normalize import l2_norm
 
 
 class CenterHead(nn.Module):
-    """The head of center loss, which owns the centers [classes, dim].
+    """Computes center loss, and owns the centers [classes, dim].
 
-    As in the paper, the gradient of the centers is not the derivative of the loss, but
-    `losses.center_direction` over the whole batch (per class, the sum of center - feature, divided
-    by 1 + the number of examples), whatever the weight of the term is. With the option rule="paper"
-    the option `rate` times this direction is subtracted from the centers. With rule="caffe" the
-    optimiser uses the direction like any gradient.
+    As in the paper, the gradient of the centers is not the derivative of the loss. It is the
+    direction that `losses.center_direction` computes from the whole batch: per class, the sum of
+    center - feature over its examples, divided by 1 + their number. The direction does not depend
+    on the weight of the loss. With the option rule="paper" the centers become center - `rate` x
+    direction. With rule="caffe" the optimiser uses the direction like any gradient.
 
     Attributes:
       num_classes: number of rows of the matrix of centers.
-      options: weight of the term, and the rule and rate by which centers move.
+      options: weight of the loss, and the rule and rate by which centers move.
     """
 
     num_classes: int
@@ -67,7 +67,7 @@ class CenterHead(nn.Module):
 
 
 class RingHead(nn.Module):
-    """The head of Ring loss, which owns the learned radius R.
+    """Computes Ring loss, and owns the learned radius R to which feature norms are drawn.
 
     R is initialised with the option `initial_radius`. If that is None, R is the mean feature norm
     of the batch that initialises the parameters, so this batch must consist of real images.
@@ -106,13 +106,13 @@ class RingHead(nn.Module):
 
 
 class CustomHead(nn.Module):
-    """The head of a user's own loss. If the loss is a linen module, the head has its parameters.
+    """Computes a user's own loss. If the loss is a linen module, `CustomHead` owns its parameters.
 
     Attributes:
       loss: function or module from un-normalised features [batch, dim] and labels [batch] to the
         loss [batch] in floating point.
-      title: name of the term in metrics and messages.
-      weight: weight of the term.
+      title: name of the loss in metrics and messages.
+      weight: factor of the loss in the objective.
     """
 
     loss: Callable
@@ -145,13 +145,13 @@ class CustomHead(nn.Module):
 def mined(
     name: str, options: Any, features: jax.Array, labels: jax.Array, context: Context
 ) -> Objective:
-    """Returns the objective of a loss on pairs or triplets of the whole batch.
+    """Returns the `Objective` of a loss on mined pairs or triplets: those formed within the batch.
 
-    There is one loss per example of this device, which is called the anchor. The other examples of
-    the anchor's pairs or triplets come from the whole batch, that is from all devices.
+    There is one loss per example of this device, the anchor of its pairs or triplets. Their other
+    examples come from the batches of all devices.
 
     Args:
-      name: name of the term.
+      name: name of the loss.
       options: weight, margin and mining: a `BatchContrastiveTerm` or a `BatchTripletTerm`.
       features: [batch, dim] of this device's examples, un-normalised.
       labels: [batch] class ids.

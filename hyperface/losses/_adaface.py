@@ -122,10 +122,11 @@ class AdaFace(ScaledLogits):
     margin: ArrayLike = 0.4
     """m, the size of both margins, a scalar or [batch], at least 0."""
     concentration: ArrayLike = 0.333
-    """h: the quality z reaches 1 where the norm is std / h above the mean."""
+    """h, the factor of the quality z = h (norm - mean) / std, which is clipped to [-1, 1]."""
     bounded: bool = field(default=False, metadata={"static": True})
-    """Whether |scale x cosine| is known to be at most 70. Then exp cannot overflow, and no maximum
-    is subtracted before it."""
+    """Whether |scale x cosine| is known to be at most 70. Without a bias, exp(logit) then cannot
+    overflow, and log sum exp over the classes is computed without subtracting the largest
+    logit."""
 
     @property
     def normalize(self) -> Normalize:
@@ -133,7 +134,7 @@ class AdaFace(ScaledLogits):
         return "both"
 
     needs_angle: ClassVar[bool] = True
-    """The engine computes `Target.angle` for this term."""
+    """The loss needs `Target.angle`, the angle to the own agent, so the library computes it."""
 
     @classmethod
     def of(
@@ -145,14 +146,18 @@ class AdaFace(ScaledLogits):
     ) -> "AdaFace":
         """Returns the term, with `bounded` set if the scale is known to be at most 70.
 
-        This is known for a Python number or NumPy array of such values. For a scale that is a JAX
-        array, `bounded` is not set.
+        The logit of the own class is s (cos(theta - m z) - (m z + m)), and the other logits are
+        s cos(theta). theta is the angle between feature and agent (class weight), and z =
+        h (norm - mean) / std, clipped to [-1, 1], is the quality.
+
+        The scale is known if it is a Python number or NumPy array. With `bounded`, log sum exp over
+        the classes is computed without subtracting the largest logit, because exp cannot overflow.
 
         Args:
-          statistics: mean and deviation of the feature norms.
+          statistics: mean and std, the mean and standard deviation of the feature norms.
           scale: s, the factor on the cosines, a scalar or [batch].
-          margin: m, the size of both margins, at least 0.
-          concentration: h: the quality z reaches 1 where the norm is std / h above the mean.
+          margin: m, the size of both margins, a scalar or [batch], at least 0.
+          concentration: h, the factor in the quality z.
         """
         return cls(statistics, scale, margin, concentration, known_bound(scale))
 

@@ -31,14 +31,16 @@ AGENT_EPS = 1e-12
 class Layout(NamedTuple):
     """The static options with which one call of class-wise losses is computed.
 
-    Agents are the class weights, one row per class. They are processed in blocks of classes.
+    Agents are the class weights, one row per class. They are processed in blocks of classes. The
+    loop over the blocks is called forward scan in the forward pass, and backward scan in the
+    backward pass.
     """
 
     normalize_agents: bool
     """Whether agents are scaled to unit length."""
     agent_gradient: AgentGradient
-    """How the gradient passes through this scaling: "tangent" is exact. "inner-product" and
-    "distance" leave out the derivative of the scaling, and compute the gradient of the inner
+    """The gradient of agents that are scaled to unit length. "tangent" is exact. "inner-product"
+    and "distance" leave out the derivative of the scaling: they are the gradient of the inner
     product or of the squared distance, as if the agents had unit length already."""
     num_rows: int
     """Number of classes on this device."""
@@ -98,9 +100,8 @@ class Gradients(NamedTuple):
     bias: jax.Array | None
     """[classes on this device] gradient to the bias; None without a bias."""
     extra: Any
-    """Sum over the blocks of what the scan's function `slopes` returns besides the derivatives by
-    similarities and bias: the derivatives by the arguments of the folds (the reductions over
-    classes), and for `weighted_sum` also the folds' summaries."""
+    """The derivatives by the arguments of the folds (the reductions over classes), summed over the
+    blocks. For `weighted_sum` a pair: these derivatives, and the summaries of the folds."""
 
 
 def similarities_of(
@@ -215,6 +216,8 @@ def forward_scan(
 ) -> tuple[Any, tuple[Any, Any] | None]:
     """Reduces the similarities to all classes of this device, block by block.
 
+    A summary is the partial result of a reduction over classes, such as a sum so far.
+
     Args:
       layout: the static options, such as block size and precision.
       fold_block: function (summaries, start, first) -> (summaries, similarities). It adds the block
@@ -241,14 +244,14 @@ def forward_scan(
 def backward_scan(
     layout: Layout, step: Callable[..., Any], carry: Any, saved: tuple[Any, Any] | None
 ) -> Any:
-    """Calls a function for each block of classes, and returns the carry after the last block.
+    """Calls `step` once per block of classes, and returns the carry after the last block.
 
     Args:
       layout: the static options, such as block size and precision.
       step: function (carry, start, first, [similarities]) -> carry, for the block of the rows from
         `start` on. Rows before `first` are not counted, because an earlier block has counted them.
-        The last argument is absent if nothing was saved.
-      carry: the value before the first block.
+        The last argument, [block, batch], is absent if nothing was saved.
+      carry: pytree that `step` passes from block to block: its value before the first block.
       saved: the similarities that `forward_scan` saved; None if `step` computes them again.
     """
     starts, firsts = _places(layout.num_rows, layout.block_size)
@@ -275,8 +278,8 @@ def matmul(layout: Layout, a: jax.Array, b: jax.Array, *, forward: bool) -> jax.
 
     Args:
       layout: its `precision` says how the operands are rounded.
-      a: the left operand.
-      b: the right operand.
+      a: [rows, inner], the left operand.
+      b: [inner, columns], the right operand.
       forward: whether this is the forward pass, in which the precision "mixed" rounds to bfloat16.
     """
     # Without `preferred_element_type`, bfloat16 operands give a result rounded to bfloat16.

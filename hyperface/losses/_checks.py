@@ -74,7 +74,7 @@ def scalar(name: str, x: ArrayLike) -> jax.Array:
 
 
 def known(x: ArrayLike) -> np.ndarray | None:
-    """Returns an array as a NumPy array of the same dtype; None if JAX traces it (under jit)."""
+    """Returns the values of x as a NumPy array of its dtype; None if x is traced, as under jit."""
     # The value of a tracer is unknown until the compiled program runs.
     return None if isinstance(x, Tracer) else np.asarray(x)
 
@@ -95,8 +95,8 @@ def integers(name: str, x: ArrayLike) -> np.ndarray | jax.Array:
 def class_labels(labels: ArrayLike, batch: int, num_classes: int) -> jax.Array:
     """Returns the labels [batch] as int32, after a check that they are in [0, num_classes).
 
-    Under jit, where JAX does not know the values, no label raises an error. A label out of range
-    is then returned as it is, or as -1 if its dtype is uint32 or has 64 bits.
+    Under jit the values are unknown, so they are not checked. A label out of range is then returned
+    as it is, or as -1 if its dtype is uint32 or has 64 bits.
 
     Raises:
       TypeError: labels are not integers.
@@ -149,7 +149,7 @@ def one_each(name: str, x: Any, count: int, each: str) -> Any:
       name: name of the argument, for messages.
       x: an array.
       count: the expected length.
-      each: what there is one value for, such as "per feature", for messages.
+      each: text for messages, which says per what there is one value, such as "per feature".
     """
     if x.shape != (count,):
         raise ValueError(f"expected {name} [{count}], one {each}, found shape {x.shape}")
@@ -163,7 +163,7 @@ def flags(name: str, x: ArrayLike, count: int, each: str) -> jax.Array:
       name: name of the argument, for messages.
       x: the argument.
       count: the expected length.
-      each: what there is one value for, such as "per feature", for messages.
+      each: text for messages, which says per what there is one value, such as "per feature".
     """
     x = jnp.asarray(x)
     if x.dtype != jnp.bool_:

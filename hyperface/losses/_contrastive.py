@@ -20,8 +20,7 @@ from hyperface.shapes import Agents, Features, Flags, Labels, Losses
 class CContrastive:
     """`c_contrastive` as a term of `joint`, which computes several losses in one pass.
 
-    `margin` is its only field: the hyper-parameter of `c_contrastive`. `released_gradient` is a
-    constant, which the option `gradient="caffe"` of `c_contrastive` uses.
+    Its only field is the hyper-parameter `margin` of `c_contrastive`.
     """
 
     margin: ArrayLike = 1.0
@@ -41,11 +40,9 @@ class CContrastive:
         return HingeSum()
 
     released_gradient: ClassVar[AgentGradient] = "distance"
-    """A constant, not a hyper-parameter. `c_contrastive(gradient="caffe")` computes the agents'
-    gradient in this way, as the Caffe code of NormFace's authors does. "distance" means the
-    gradient of the squared distance of feature and agent, without the derivative of the agents'
-    scaling to unit length. Other losses have "inner-product": the same, with the inner product in
-    place of the squared distance. The exact gradient is called "tangent"."""
+    """A constant, not a hyper-parameter. It names the gradient that the agents (class weights) get
+    from `c_contrastive(gradient="caffe")`: that of the squared distance to the feature, as if the
+    agents had unit length already. The Caffe code of NormFace's authors computes this gradient."""
 
     def fold_args(self, target: Target) -> jax.Array:
         """Returns the fold's argument c [batch]: the cosine above which a class adds to the loss.

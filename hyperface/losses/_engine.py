@@ -44,10 +44,10 @@ class Residuals(NamedTuple):
     """Terms, features, agents and labels. Features and labels are gathered from all devices, if the
     batch is split. The lengths `norms` are those of this device's examples."""
     target: Target
-    """Similarity, angle and norms of each of this device's examples and its own class weight."""
+    """The numbers of each of this device's examples and its own class: similarity, angle, norms."""
     summaries: Summaries
-    """One entry per term: the reduction of its similarities over all other classes, from which the
-    fold computes its value, for this device's examples."""
+    """One entry per term (class-wise loss), for this device's examples: arrays [batch] from which
+    the term's fold (its reduction over all other classes) computes its value."""
     saved: Any
     """The similarities to all other classes: (those of the first block, those of all others). None
     if they do not fit the memory budget, so that the backward pass computes them again."""
@@ -114,7 +114,10 @@ def _losses_bwd(layout: Layout, residuals: Residuals, cotangents: Any) -> tuple[
 def pull_losses(
     layout: Layout, residuals: Residuals, cotangents: Any
 ) -> tuple[Callable[[Block], Any], Callable[[Any], tuple[Any, Target]]]:
-    """Returns two functions, one to call in each block of the backward scan, and one after it.
+    """Returns the functions (slopes, pull_terms), which compute parts of the gradients.
+
+    `slopes` is called in each block of the backward scan (the loop over blocks of classes), and
+    `pull_terms` once after the scan.
 
     Args:
       layout: the static options, such as block size and precision.
@@ -122,11 +125,14 @@ def pull_losses(
       cotangents: one array [batch] per term, the derivative of the final result by each loss.
 
     Returns:
-      (slopes, pull_terms). `slopes(block)` returns the derivatives by the block's similarities and
-      bias, and the block's part of the derivatives by the arguments of the folds (the reductions
-      over classes). `pull_terms` takes the sum of these parts over all blocks, and returns the
-      gradients to the terms' hyper-parameters and to the `Target`, the numbers of each example's
-      own class.
+      Two functions:
+
+      - slopes(block) -> ((to_similarities, to_bias), to_fold_args): the derivatives by the block's
+        similarities [block, batch] and bias [block], and the block's part of the derivatives by the
+        arguments of the folds (the reductions over classes)
+      - pull_terms(to_fold_args) -> (to_terms, to_target), where `to_fold_args` is summed over all
+        blocks: the gradients to the terms' hyper-parameters, and to the `Target` (the numbers of
+        each example's own class)
     """
     inputs, target, summaries, _ = residuals
     shards, folds = layout.shards, _folds(inputs)
@@ -158,11 +164,10 @@ joint_losses.defvjp(losses_fwd, _losses_bwd)
 def summed_losses(
     layout: Layout, inputs: Inputs, weights: tuple[jax.Array, ...]
 ) -> tuple[jax.Array, tuple[jax.Array, ...]]:
-    """Returns (sum, losses) for terms whose folds (reductions over classes) only add.
+    """Returns the weighted sum of class-wise losses whose reductions over classes are plain sums.
 
-    Such a fold is a sum of hinges max(0, similarity - c) over the classes.
-
-    If the sum is differentiated, one scan over the classes computes both the sum and all gradients.
+    Such a reduction is the sum of hinges max(0, similarity - c) over the classes. If the result is
+    differentiated, one scan over the classes computes both the sum and all gradients.
 
     Args:
       layout: the static options, such as block size and precision.
@@ -171,7 +176,8 @@ def summed_losses(
       weights: one array [batch] per term, the weight of each example's loss.
 
     Returns:
-      The weighted sum over terms and examples, a scalar, and the losses [batch] of each term.
+      (sum, losses): the scalar sum over terms and examples of weight x loss, and one array of
+      unweighted losses [batch] per term.
     """
     # This body runs only without differentiation; otherwise, `_sum_fwd` takes its place.
     losses: tuple[jax.Array, ...] = joint_losses(layout, inputs)
@@ -302,9 +308,8 @@ class BlockGradients(NamedTuple):
     bias: jax.Array | None
     """[block] gradient to the block's bias; None without a bias."""
     extra: Any
-    """The second value that the function `slopes` returned: the block's part of the derivatives by
-    the arguments of the folds (the reductions over classes). For `weighted_sum` it contains the
-    folds' summaries of the block too."""
+    """The block's part of the derivatives by the arguments of the folds (the reductions over
+    classes). For `weighted_sum` a pair: these derivatives, and the block's summaries."""
     agents: jax.Array
     """[block, dim] the block's agents (class weights) themselves, for a caller that updates
     them."""
@@ -321,17 +326,17 @@ def block_gradients_of(
 
     The returned function has the signature (agents, start, first, [similarities]) ->
     BlockGradients. The block consists of the rows of `agents` from `start` on. Rows before `first`
-    are not counted, because an earlier block has counted them. If the function gets no
-    similarities, it computes them.
+    are not counted, because an earlier block has counted them. If the function gets no similarities
+    [block, batch], it computes them.
 
     Args:
       layout: the static options, such as block size and precision.
       inputs: terms, features, labels and bias, for the batch of all devices. The field `agents` of
         these inputs is not used.
-      slopes: function of a block that returns two values: the derivatives by similarities and bias,
-        and the block's part of the derivatives by the arguments of the folds (reductions over
-        classes).
-      sparse: whether a block whose derivatives are all zero skips its matmuls.
+      slopes: function (block) -> ((to_similarities, to_bias), extra): the derivatives by the
+        block's similarities [block, batch] and bias [block], and the value of the field `extra` of
+        the result.
+      sparse: whether the matmuls are skipped for a block whose `to_similarities` are all zero.
     """
     axes = varying_axes(inputs.x, inputs.agents)
     columns = columns_of(layout, inputs.x, forward=False)
@@ -370,9 +375,9 @@ def block_gradients_of(
 
 
 def no_extra(layout: Layout, inputs: Inputs, step: Callable[..., BlockGradients]) -> Any:
-    """Returns zeros like the field `extra` of `BlockGradients`, to start the sum over blocks from.
+    """Returns zeros, the initial value of a sum of `BlockGradients.extra` over the blocks.
 
-    Their structure depends on the terms, so the function is traced (not run) for one block.
+    The structure of the zeros depends on the terms, so `step` is traced (not run) for one block.
 
     Args:
       layout: the static options, such as block size and precision.

@@ -43,7 +43,7 @@ class Slope(NamedTuple):
     """[batch] derivative by the fold's argument, such as the scale; only the part that comes from
     this block. None for a fold without an argument."""
     bias: jax.Array | None = None
-    """[block, batch] derivative by each logit; None from folds whose logits take no bias."""
+    """[block, batch] derivative by each logit; None if the fold uses no bias."""
 
 
 Maxima = tuple[jax.Array, jax.Array]
@@ -58,8 +58,8 @@ class LogSumExp:
     Its argument is the scale s [batch]. b_j is the bias of class j, 0 without a bias.
 
     Attributes:
-      bounded: whether |s z_j| is known to be at most 70 (`BOUNDED_SCALE`), so that exp cannot
-        overflow, and no maximum has to be subtracted before it.
+      bounded: whether |s z_j| is known to be at most 70 (`BOUNDED_SCALE`). Without a bias, exp then
+        cannot overflow, and the largest logit is not subtracted before exp.
     """
 
     bounded: bool = False
@@ -69,16 +69,16 @@ class LogSumExp:
 
     @property
     def additive(self) -> bool:
-        """Returns False: `slope` needs the summary over all classes.
+        """Returns False: `slope` needs the summary (the partial result) over all classes.
 
-        So the value and the gradients need one scan over the classes each.
+        So one scan over the classes computes the value, and a second scan the gradients.
         """
         return False
 
     def block(self, block: Block, fold_args: jax.Array) -> Maxima:
-        """Returns the block's summary: the largest logit and the sum of exp(logit - largest).
+        """Returns the block's summary (largest, sum of exp(logit - largest)), two arrays [batch].
 
-        If the fold is `bounded`, 0 replaces the largest logit.
+        `largest` is the largest logit of the block, or 0 if the fold is `bounded`.
 
         Args:
           block: the block of classes.
@@ -160,14 +160,14 @@ class HingeSum:
 
     @property
     def additive(self) -> bool:
-        """Returns True: `merge` only adds, and `slope` does not need the summary.
+        """Returns True: `merge` adds two sums, and `slope` does not need the sum over all classes.
 
         So one scan over the classes computes both the value and the gradients.
         """
         return True
 
     def block(self, block: Block, fold_args: jax.Array) -> jax.Array:
-        """Returns the block's summary, the sum over its classes, [batch].
+        """Returns the block's summary [batch]: the sum of hinges over its classes.
 
         Args:
           block: the block of classes.
@@ -177,7 +177,7 @@ class HingeSum:
         return jnp.sum(jnp.where(block.counted, jnp.maximum(above, 0.0), 0.0), axis=0)
 
     def merge(self, first: jax.Array, second: jax.Array) -> jax.Array:
-        """Returns the summary of both: their sum, [batch]."""
+        """Returns the sum [batch] over two sets of classes, from the sum [batch] over each set."""
         return first + second
 
     def value(self, summary: jax.Array) -> jax.Array:
@@ -211,23 +211,28 @@ class Maximum:
 
     @property
     def additive(self) -> bool:
-        """Returns False: `slope` needs the summary over all classes.
+        """Returns False: `slope` needs the summary (the partial result) over all classes.
 
-        So the value and the gradients need one scan over the classes each.
+        So one scan over the classes computes the value, and a second scan the gradients.
         """
         return False
 
     def block(self, block: Block, fold_args: None) -> Maxima:
-        """Returns the block's summary: the maximum [batch] and the id of its class [batch]."""
+        """Returns the block's summary: the maximum [batch] and the id of its class [batch].
+
+        Args:
+          block: the block of classes.
+          fold_args: not used.
+        """
         counted = jnp.where(block.counted, block.similarities, _lowest(block.similarities))
         # argmax returns the first of equal values, and the class ids of a block rise.
         place = jnp.argmax(counted, axis=0)
         return jnp.max(counted, axis=0), block.classes[place]
 
     def merge(self, first: Maxima, second: Maxima) -> Maxima:
-        """Returns the summary of both: the larger maximum and its class.
+        """Returns (maximum, class id), arrays [batch], for two sets of classes from those of each.
 
-        If both maxima are equal, the summary contains the class with the lower id.
+        If the two sets have the same maximum, the id is the lower one.
         """
         # Class ids are compared, because the scan starts at the last block: the order of merging
         # does not tell which class is lower.
@@ -237,8 +242,8 @@ class Maximum:
     def value(self, summary: Maxima) -> jax.Array:
         """Returns [batch]: for each example the largest similarity to another class than its own.
 
-        Classes that are left out of the loss do not count. If none counts, the value is the lowest
-        finite number.
+        Classes that are left out of the loss do not count. If none counts, the value is a finite
+        number far below any similarity.
         """
         return summary[0]
 

@@ -38,8 +38,9 @@ class MagFace(ScaledLogits):
     easy_margin: bool = field(default=True, metadata={"static": True})
     """Whether the margin is applied only where the cosine to the own agent is positive."""
     bounded: bool = field(default=False, metadata={"static": True})
-    """Whether |scale x cosine| is known to be at most 70. Then exp cannot overflow, and no maximum
-    is subtracted before it."""
+    """Whether |scale x cosine| is known to be at most 70. Without a bias, exp(logit) then cannot
+    overflow, and log sum exp over the classes is computed without subtracting the largest
+    logit."""
 
     @property
     def normalize(self) -> Normalize:
@@ -47,7 +48,7 @@ class MagFace(ScaledLogits):
         return "both"
 
     needs_angle: ClassVar[bool] = True
-    """The engine computes `Target.angle` for this term."""
+    """The loss needs `Target.angle`, the angle to the own agent, so the library computes it."""
 
     @classmethod
     def of(
@@ -61,8 +62,12 @@ class MagFace(ScaledLogits):
     ) -> "MagFace":
         """Returns the term, with `bounded` set if the scale is known to be at most 70.
 
-        This is known for a Python number or NumPy array of such values. For a scale that is a JAX
-        array, `bounded` is not set.
+        The logit of the own class is s cos(theta + m), and the other logits are s cos(theta). theta
+        is the angle between feature and agent (class weight). The margin m rises linearly with the
+        feature norm.
+
+        The scale is known if it is a Python number or NumPy array. With `bounded`, log sum exp over
+        the classes is computed without subtracting the largest logit, because exp cannot overflow.
 
         Args:
           scale: s, the factor on the cosines, a scalar or [batch].
@@ -77,7 +82,11 @@ class MagFace(ScaledLogits):
         return cls(*numbers, easy_margin, known_bound(scale))
 
     def margins(self, feature_norm: jax.Array) -> jax.Array:
-        """Returns the margins [batch] in radians, from the feature norms [batch]."""
+        """Returns the margins [batch] in radians, from the feature norms [batch].
+
+        The margin rises linearly from `lower_margin` at `lower_norm` to `upper_margin` at
+        `upper_norm`, and is constant outside of this range.
+        """
         lower, upper, lower_norm, upper_norm = (
             jnp.asarray(x, feature_norm.dtype)
             for x in (self.lower_margin, self.upper_margin, self.lower_norm, self.upper_norm)
@@ -89,7 +98,9 @@ class MagFace(ScaledLogits):
     def loss(self, target: Target, value: jax.Array) -> jax.Array:
         """Returns the loss [batch], softplus(value - s cos(theta + m(a))).
 
-        s is the scale, theta the angle to the own agent (class weight), and m(a) the margin.
+        s is the scale, theta the angle to the own agent (class weight), and m(a) the result of
+        `margins` for the feature norm a. With `easy_margin`, m(a) is 0 where cos(theta) is not
+        positive.
 
         Args:
           target: numbers of each example, such as its similarity to the agent (class weight) of its

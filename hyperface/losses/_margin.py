@@ -24,8 +24,9 @@ code computes instead."""
 class MarginSoftmax(ScaledLogits):
     """`margin_softmax` as a term of `joint`, which computes several losses in one pass.
 
-    The fields are the hyper-parameters of `margin_softmax`. Build it with `of`, which sets
-    `angular` and `bounded`.
+    The logit of the own class is s (cos(m1 theta + m2) - m3), with theta the angle between feature
+    and own agent (class weight). The fields are the hyper-parameters of `margin_softmax`. Build it
+    with `of`, which sets `angular` and `bounded`.
     """
 
     scale: ArrayLike
@@ -37,14 +38,15 @@ class MarginSoftmax(ScaledLogits):
     cosine_margin: ArrayLike = 0.0
     """m3, subtracted from the cosine."""
     angular: bool = field(default=True, metadata={"static": True})
-    """Whether the angle is needed. It is not if its multiplier is the number 1 and its margin the
-    number 0."""
+    """Whether theta must be computed. With m1 = 1 and m2 = 0 only its cosine is needed, which is
+    the similarity."""
     gradient: MarginGradient = field(default="exact", metadata={"static": True})
     """"exact" is the gradient of the equation. "released" leaves the angular margin out of the
     derivative of the logit, as insightface's published code does."""
     bounded: bool = field(default=False, metadata={"static": True})
-    """Whether |scale x cosine| is known to be at most 70. Then exp cannot overflow, and no maximum
-    is subtracted before it."""
+    """Whether |scale x cosine| is known to be at most 70. Without a bias, exp(logit) then cannot
+    overflow, and log sum exp over the classes is computed without subtracting the largest
+    logit."""
 
     @classmethod
     def of(
@@ -61,8 +63,9 @@ class MarginSoftmax(ScaledLogits):
         feature and own agent (class weight); the other logits are s cos(theta).
 
         `angular` says whether theta must be computed. It is False only if m1 is known to be 1 and
-        m2 to be 0. `bounded` says whether all logits are known to be in [-70, 70]. It is True only
-        if s is known to be at most 70. Values of JAX arrays do not count as known.
+        m2 to be 0, so that the cosine is enough. `bounded` is True only if s is known to be at most
+        70. Then exp of the other logits cannot overflow, and log sum exp is computed without
+        subtracting the largest logit. Values of JAX arrays do not count as known.
 
         Args:
           scale: s, the factor on the cosines. Like the margins it is a scalar or [batch].
@@ -84,7 +87,7 @@ class MarginSoftmax(ScaledLogits):
 
     @property
     def needs_angle(self) -> bool:
-        """Whether `Target.angle` (the angle to the own agent) has to be computed for this term."""
+        """Whether the loss needs `Target.angle`, the angle to the own agent (class weight)."""
         return self.angular
 
     def loss(self, target: Target, value: jax.Array) -> jax.Array:

@@ -106,7 +106,9 @@ def batch_triplet(
     axis_name: AxisName | None = None,
     counted: Flags | None = None,
 ) -> Losses:
-    """Computes the triplet loss (NormFace, Eq. 8) of each example as the anchor of triplets.
+    """Computes the triplet loss (NormFace, Eq. 8) over the triplets of each example in a batch.
+
+    The example i is the anchor of its triplets (i, p, n):
 
         L_i = mean over same-class p and other-class n of max(0, m + d_ip - d_in)
 

@@ -23,8 +23,8 @@ class Sample(NamedTuple):
     """
 
     rows: jax.Array
-    """[size] int32 row of each place's class in this device's agents. The rows of places with
-    `present` are distinct."""
+    """[size] int32 row of each place's class in this device's agents (class weights). No two places
+    whose `present` is True have the same row."""
     present: jax.Array
     """[size] bool, False for a place that would repeat a class, or whose class is on another
     device."""

@@ -78,8 +78,9 @@ class ScaledLogits:
     scale: ArrayLike
     """The factor on the similarities, a scalar or [batch]."""
     bounded: bool
-    """Whether |scale x similarity| is known to be at most 70. Then exp cannot overflow, and no
-    maximum is subtracted before it."""
+    """Whether |scale x similarity| is known to be at most 70. Without a bias, exp(logit) then
+    cannot overflow, and log sum exp over the classes is computed without subtracting the largest
+    logit."""
 
     @property
     def fold(self) -> LogSumExp:
@@ -107,21 +108,28 @@ class Softmax(ScaledLogits):
     """What is scaled to unit length: "both" features and agents (class weights), only "features",
     only "agents", or "none"."""
     bounded: bool = field(default=False, metadata={"static": True})
-    """Whether |scale x similarity| is known to be at most 70. Then exp cannot overflow, and no
-    maximum is subtracted before it."""
+    """Whether |scale x similarity| is known to be at most 70. Without a bias, exp(logit) then
+    cannot overflow, and log sum exp over the classes is computed without subtracting the largest
+    logit."""
 
     released_gradient: ClassVar[AgentGradient] = "inner-product"
-    """A constant, not a hyper-parameter. `softmax(gradient="caffe")` computes the agents' gradient
-    in this way, as the Caffe code of NormFace's authors does: it is the gradient of the inner
-    product, without the derivative of the agents' scaling to unit length."""
+    """A constant, not a hyper-parameter. It names the gradient that the agents get from
+    `softmax(gradient="caffe")`: that of the inner product with the feature, as if the agents had
+    unit length already. The Caffe code of NormFace's authors computes this gradient."""
 
     @classmethod
     def of(cls, scale: ArrayLike, normalize: Normalize, *, biased: bool = False) -> "Softmax":
         """Returns the term, with `bounded` set if the logits are known to be at most 70.
 
-        This is known if features and agents (class weights) are normalised, there is no bias, and
-        the scale is a Python number or NumPy array of values of at most 70. It is not known for a
-        scale that is a JAX array.
+        The logit of a class is scale x similarity + bias. It is known to be at most 70 if three
+        conditions hold:
+
+        - features and agents (class weights) are normalised
+        - there is no bias
+        - the scale is a Python number or NumPy array, and not a JAX array, of at most 70
+
+        With `bounded`, log sum exp over the classes is computed without subtracting the largest
+        logit, because exp cannot overflow.
 
         Args:
           scale: the factor on the similarities, a scalar or [batch].
@@ -135,6 +143,8 @@ class Softmax(ScaledLogits):
 
     def loss(self, target: Target, value: jax.Array) -> jax.Array:
         """Returns the loss [batch], softplus(value - target logit).
+
+        The target logit is scale x similarity + bias, for the example's own class.
 
         Args:
           target: numbers of each example, such as its similarity to the agent (class weight) of its

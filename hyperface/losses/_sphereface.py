@@ -44,9 +44,9 @@ class SphereFace:
     Caffe code computes."""
 
     released_gradient: ClassVar[AgentGradient] = "inner-product"
-    """A constant, not a hyper-parameter: the kind of gradient that the agents get with
-    `gradient="caffe"`. "inner-product" leaves the derivative of the agents' scaling to unit length
-    out, as the Caffe code of SphereFace's authors does."""
+    """A constant, not a hyper-parameter. It names the gradient that the agents get with
+    `gradient="caffe"`: that of the inner product with the feature, as if the agents had unit length
+    already. The Caffe code of SphereFace's authors computes this gradient."""
 
     @property
     def fold(self) -> LogSumExp:
@@ -60,8 +60,9 @@ class SphereFace:
     def loss(self, target: Target, value: jax.Array) -> jax.Array:
         """Returns the loss [batch], softplus(value - target logit).
 
-        The target logit is (blend x logit without margin + logit with margin) / (1 + blend), for
-        the example's own class.
+        The target logit is L (lambda cos(theta) + psi(theta)) / (1 + lambda). lambda is `blend`,
+        theta the angle to the own agent (class weight), and psi falls from 1 to 1 - 2 `margin` over
+        [0, pi]. L is the length of the feature, for `l_softmax` times that of the agent.
 
         Args:
           target: numbers of each example, such as its similarity to the agent (class weight) of its

@@ -31,9 +31,9 @@ class Target(NamedTuple):
     """[batch] inner product of the feature and the agent of its class. Each side has unit length if
     the terms normalise it; with both it is the cosine."""
     agent_similarity: jax.Array
-    """[batch] the same number, but its gradient reaches only the agent and not the feature. Terms
-    need it to compute the gradient of published codes in which the gradients to agent and feature
-    are not those of one function."""
+    """[batch] the same values as `similarity`, but their gradient reaches only the agent, and not
+    the feature. Use it to give agent and feature gradients that are not derivatives of one
+    function, as some authors' published code does."""
     agent_norm: jax.Array
     """[batch] length of the agent of the example's class, un-normalised."""
     bias: jax.Array
@@ -96,11 +96,11 @@ def target_of(layout: Layout, inputs: Inputs, labels_here: jax.Array, norms: jax
 def add_target(
     layout: Layout, inputs: Inputs, to_terms: Any, to_target: Target, gradients: Gradients
 ) -> Inputs:
-    """Adds the part of each example's own class to the gradients, and returns them for all inputs.
+    """Adds the gradients that come from each example's own class, and returns all gradients.
 
-    `gradients` comes from the backward scan (the loop over blocks of classes), which leaves out the
-    own class of each example. After the addition, the gradients to the features are summed over the
-    devices. The gradient of each agent (class weight) is on the device that has its row.
+    The backward scan (the loop over blocks of classes) leaves out the own class of each example.
+    After the addition, the gradients to the features are summed over the devices. The gradient of
+    each agent (class weight) is on the device that has its row.
 
     Args:
       layout: the static options, such as block size and precision.
@@ -108,10 +108,11 @@ def add_target(
       to_terms: gradients to the hyper-parameters of the terms, returned as they are.
       to_target: gradients to the fields of `Target` (such as the similarity to the own class) of
         this device's examples.
-      gradients: the gradients that come from the other classes, from the backward scan.
+      gradients: the result of the backward scan: the gradients that come from the other classes.
 
     Returns:
-      The gradients as an `Inputs`. Those to features and norms are for this device's examples.
+      The gradients to all inputs, as an `Inputs`. Those to features and norms are for this device's
+      examples.
     """
     at = locate(inputs.classes.labels, layout.num_rows, layout.shards.axis_name)
     part = target_gradients(layout, inputs, inputs.agents[at.row], to_target)

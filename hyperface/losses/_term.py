@@ -26,11 +26,11 @@ class Fold(Protocol):
 
     @property
     def additive(self) -> bool:
-        """Whether `merge` only adds, and `slope` does not need the summary.
+        """Whether `merge` only adds two summaries, and `slope` does not need a summary.
 
         If so, `weighted_sum` computes value and gradients in one scan over the classes, and skips
-        the matmuls of blocks whose slope is zero everywhere. The term must then be linear in the
-        value of the fold.
+        the matmuls of blocks whose slope is zero everywhere. `Term.loss` must then be linear in
+        the value of the fold.
         """
         ...
 
@@ -55,7 +55,7 @@ class Fold(Protocol):
         ...
 
     def slope(self, block: Block, fold_args: FoldArgs, summary: Any, /) -> Slope:
-        """Returns the derivatives of the value by one block's similarities and by the arguments.
+        """Returns the derivatives of the value by one block's similarities and by `fold_args`.
 
         Args:
           block: the similarities [block, batch], with flags for the classes that are counted.
@@ -73,10 +73,12 @@ class Term(Protocol):
     `weighted_sum` accept any object with these attributes. In an experiment, give the object to
     `hyperface.config.loss.CustomTerm`.
 
-    Two more attributes are optional. With `needs_angle = True` the library computes `Target.angle`.
-    `released_gradient` is "inner-product" or "distance". It says of which function the published
-    code of a loss's authors computes the gradient of the agents (class weights), without the
-    derivative of their scaling to unit length. The losses' option `gradient="caffe"` uses it.
+    Two more attributes are optional:
+
+    - `needs_angle`: with True the library computes `Target.angle`.
+    - `released_gradient`: the gradient that the agents (class weights) get with the losses' option
+      `gradient="caffe"`, as if the agents had unit length already. "inner-product" is the gradient
+      of the inner product with the feature, and "distance" that of the squared distance to it.
     """
 
     @property
@@ -127,13 +129,15 @@ class Engine(TypedDict, total=False):
     """Classes per block; None lets the library choose. If it is the number of classes or more,
     there is one block."""
     axis_name: AxisName | None
-    """Mapped axis, or axes, over which the agents are split by rows, in order of device. Features
-    and labels are the same on every device of the axis, and so are the losses. Each device gets the
-    whole gradient of the features and its own rows of the agents' gradient.
+    """Mapped axis, or axes, over which the agents are split by rows: the first device has the first
+    rows, and so on. Features and labels are the same on every device of the axis, and so are the
+    losses. Each device gets the whole gradient of the features and its own rows of the agents'
+    gradient.
 
-    Gradients are right inside and outside `jax.shard_map` with its default `check_vma=True`. With
-    `check_vma=False`, and under `jax.pmap`, take them inside the mapped function; if they are taken
-    outside of it, the agents' gradient is too small by the factor 1 / (number of devices).
+    In `jax.shard_map` with its default `check_vma=True`, `jax.grad` may stand inside or outside of
+    the mapped function. With `check_vma=False`, and under `jax.pmap`, it must stand inside. Outside
+    of the mapped function, the agents' gradient would be too small by the factor 1 / (number of
+    devices).
     """
     split_batch: bool
     """Whether features and labels, and so the losses, are this device's part of a batch that is

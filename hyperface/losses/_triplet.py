@@ -50,9 +50,9 @@ class CTriplet:
         return "both"
 
     released_gradient: ClassVar[AgentGradient] = "distance"
-    """A constant, which the engine reads if `gradient` is "caffe". "distance" means: the agents'
-    gradient is that of the squared distance, without the derivative of the agents' scaling to unit
-    length. The Caffe code of NormFace's authors computes it so."""
+    """A constant, not a hyper-parameter. It names the gradient that the agents get with
+    `gradient="caffe"`: that of the squared distance to the feature, as if the agents had unit
+    length already. The Caffe code of NormFace's authors computes this gradient."""
 
     @property
     def fold(self) -> HingeSum | Maximum:
@@ -72,10 +72,11 @@ class CTriplet:
         return self._own(target) - 0.5 * self.margin if self.negatives == "all" else None
 
     def loss(self, target: Target, value: jax.Array) -> jax.Array:
-        """Returns the loss [batch].
+        """Returns the loss [batch]: the sum over wrong classes k of max(0, m + d_own - d_k).
 
-        The loss includes the squared distance to the own agent only with `always_pull` and the
-        exact gradient.
+        d_own and d_k are the squared distances to the own agent (class weight) and to that of class
+        k, and m is `margin`. With negatives="hardest", only the nearest wrong class is used. With
+        `always_pull` and gradient="exact", d_own is added.
 
         Args:
           target: numbers of each example, such as its similarity to the agent (class weight) of its

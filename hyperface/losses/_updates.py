@@ -63,9 +63,9 @@ class Rows(NamedTuple):
     state: Any
     """The optimiser's state of these rows: arrays with one row per agent."""
     gradient: jax.Array
-    """[rows, dim] gradient of the loss to the rows, summed over all devices. During the scan over
-    blocks of classes, it lacks the part of the examples of the row's own class. That part is added
-    after the scan."""
+    """[rows, dim] gradient of the loss to the rows, summed over all devices. The scan over blocks
+    of classes computes only the part that comes from examples of other classes than the row's. The
+    part of the examples of the row's class is added after the scan."""
 
 
 class Sweep(NamedTuple):
@@ -107,10 +107,10 @@ class OwnRows(NamedTuple):
 def updating_sum(
     layout: Layout, inputs: Inputs, weights: tuple[jax.Array, ...], state: Any, update: RowUpdate
 ) -> tuple[jax.Array, tuple[jax.Array, ...]]:
-    """Returns (sum, losses): the weighted sum of the losses, a scalar, and the losses [batch].
+    """Returns the weighted sum of the losses, and updates the agents in its reverse pass.
 
-    The reverse pass returns the updated agents in place of the gradient to `inputs.agents`, and the
-    updated state in place of the gradient to `state`.
+    Agents are the class weights. The reverse pass returns the updated agents in place of the
+    gradient to `inputs.agents`, and the updated state in place of the gradient to `state`.
 
     Args:
       layout: the static options, such as block size and precision.
@@ -119,6 +119,10 @@ def updating_sum(
       weights: one array [batch] per term, the weight of each example's loss.
       state: the optimiser's state of the agents: arrays with one row per agent.
       update: function (rows, their state, their gradient) -> (new rows, new state).
+
+    Returns:
+      (sum, losses): the scalar sum over terms and examples of weight x loss, and one array of
+      unweighted losses [batch] per term.
     """
     losses: tuple[jax.Array, ...] = joint_losses(layout, inputs)
     return total(losses, weights), losses

@@ -30,16 +30,16 @@ def choose_block_size(asked: int | None, batch: int, classes: int) -> int:
 
 
 def one_block_bytes() -> int:
-    """Returns a limit in bytes, up to which all similarities [batch, classes] form one block.
+    """Returns the size in bytes up to which all similarities [batch, classes] form a single block.
 
-    The similarities are then also saved for the backward pass. If they have so few bytes, smaller
-    blocks would only cost time.
+    At this size, several blocks would only cost time. The single block is also saved for the
+    backward pass.
     """
     return max(16 * 2**20, block_bytes())
 
 
 def block_bytes() -> int:
-    """Returns the size in bytes of the similarities of a block, if the user does not choose one.
+    """Returns the size in bytes of a block's similarities, if the user chooses no block size.
 
     On a CPU it is the size of the second-level caches of all cores together, at least 1 and at most
     4 MiB. The similarities of a block then stay in these caches while they are used. On an

@@ -98,7 +98,9 @@ def joint(
     bias: Bias | None = None,
     **engine: Unpack[Engine],
 ) -> tuple[jax.Array, ...]:
-    """Computes several class-wise losses in one pass over one agent matrix.
+    """Computes several class-wise losses in one pass over one matrix of agents (class weights).
+
+    A class-wise loss compares each feature with the agents of all classes.
 
     Args:
       terms: the losses with their hyper-parameters, such as `Softmax(2.0)`. All must have the same
@@ -116,7 +118,8 @@ def joint(
         gradient of the agents is exact).
 
     Returns:
-      The losses [batch] of each term, in order. NaN where a label is out of range under jit.
+      One array of losses [batch] per term, in the order of `terms`. Under jit the loss is NaN where
+      a label is out of range.
 
     Raises:
       TypeError: features or agents are not floating point, labels are not integers, or `present`
@@ -145,10 +148,10 @@ def single(
     bias: Bias | None = None,
     **engine: Unpack[Engine],
 ) -> jax.Array:
-    """Returns the loss [batch] of one term: the only entry of what `joint` returns for it.
+    """Returns the loss [batch] of a single class-wise loss, which `joint` computes.
 
     Args:
-      name: name of the public function that calls it, for messages.
+      name: name of the public function that calls `single`, for messages.
       term: the loss with its hyper-parameters.
       features: [batch, dim], floating point, un-normalised.
       agents: [classes, dim] class weights, one row per class.
@@ -215,7 +218,8 @@ def weighted_sum(
       with_losses: also return the losses, for logs; no gradient flows through these.
 
     Returns:
-      The sum, a scalar, at least float32; with `with_losses` also the losses [batch] of each term.
+      The sum, a scalar in at least float32. With `with_losses`, the pair (sum, losses), where
+      `losses` has one array [batch] per term.
 
     Raises:
       TypeError: features or agents are not floating point, or labels are not integers.
@@ -287,7 +291,8 @@ def weighted_sum_with_update(
         of features are those of this device's examples, as without `sum_over`.
 
     Returns:
-      The sum, a scalar, at least float32; with `with_losses` also the losses [batch] of each term.
+      The sum, a scalar in at least float32. With `with_losses`, the pair (sum, losses), where
+      `losses` has one array [batch] per term.
 
     Raises:
       TypeError: an array has the wrong kind of dtype, or the update is not a pytree.

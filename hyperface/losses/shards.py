@@ -104,8 +104,8 @@ class Shards(NamedTuple):
     same axis."""
     sum_over: AxisName | None = None
     """Mapped axis, or axes, over which the batch is split, but not the agents. It is set only if
-    the backward scan updates the agents. Otherwise, it is None, and the caller adds their gradients
-    over this axis."""
+    the backward scan updates the agents. Otherwise, it is None, and the caller adds the agents'
+    gradients over these axes."""
 
     def cast(self, terms: Any, batch: Any, rows: Any) -> tuple[Any, Any, Any]:
         """Casts arrays to the types of `jax.shard_map` that the class-wise losses need.
@@ -166,8 +166,8 @@ class Shards(NamedTuple):
     def all_gather_batch(self, tree: Tree) -> Tree:
         """Returns arrays [batch, ...] with the examples of all devices along `axis_name`.
 
-        This is done if `split_batch` is set. Otherwise, each device has these examples already, and
-        the arrays are returned unchanged.
+        The examples are gathered from the devices if `split_batch` is set. Otherwise, each device
+        has all examples already, and the arrays are returned unchanged.
         """
         return jax.lax.all_gather(tree, self.axis_name, tiled=True) if self.split_batch else tree
 
