@@ -74,7 +74,7 @@ class StoredCalibration:
         return max(found, key=lambda point: point.far)
 
     def to_dict(self) -> dict[str, Any]:
-        """Returns the content of the file as a dictionary.
+        """Returns the content of a calibration file (calibration.json) as a dictionary.
 
         The keys are "format", "version", "model", "mirror", "protocol", "same pairs", "different
         pairs", "thresholds" (a list of dicts with the fields of `OperatingPoint`) and "logistic" (a
@@ -93,7 +93,7 @@ class StoredCalibration:
         }
 
     def to_text(self) -> str:
-        """Returns the content of the file as JSON text."""
+        """Returns the content of a calibration file (calibration.json) as JSON text."""
         # Other programs read the file, and NaN and Infinity are no JSON.
         return json.dumps(self.to_dict(), indent=2, allow_nan=False) + "\n"
 
@@ -105,7 +105,7 @@ def store(found: Calibration, *, model: str, mirror: str, protocol: str) -> Stor
     measured quality of the probabilities are left out.
 
     Args:
-      found: the calibration that a protocol has fitted.
+      found: the fitted calibration, as `calibrate` returns it.
       model: digest of the network's weights.
       mirror: how features of image and mirror image were merged: "none", "sum", "max" or "concat".
       protocol: title of the protocol whose pairs the calibration was fitted on.

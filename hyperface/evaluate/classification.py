@@ -17,9 +17,9 @@ def nearest_agent_accuracy(
     """Returns the share of examples for which the logit of their own class is the highest.
 
     The logit of a class is scale * (feature . class weight) + bias (NormFace, Eq. 2), as in
-    `losses.softmax`. Before that, `normalize` may scale the features or class weights to unit
-    length. Without a bias, `scale` and the normalisation of features do not change which class has
-    the highest logit.
+    `losses.softmax`. `normalize` tells which of the two vectors are scaled to unit length first.
+    Without a bias, `scale` and the normalisation of features do not change which class has the
+    highest logit.
 
     Args:
       features: [examples, dim].

@@ -30,11 +30,11 @@ network."""
 
 
 class Devices:
-    """The devices that compute a split's features, and how data is moved to and from them.
+    """The devices that compute features of images, and how data is moved to and from them.
 
     This class uses one device: the default device of a single process. Its subclass `AllDevices`
-    uses all devices of all processes. Then all processes must call the same methods in the same
-    order.
+    uses all devices of all processes; with `AllDevices`, all processes must call the same methods
+    in the same order.
     """
 
     num_local: int = 1
@@ -58,11 +58,17 @@ class Devices:
         return jnp.asarray(images)
 
     def gather(self, tree: Any) -> Any:
-        """Returns a pytree of arrays as NumPy arrays."""
+        """Returns a pytree of arrays as NumPy arrays of the same shapes.
+
+        `AllDevices` gathers the rows of all processes instead.
+        """
         return jax.device_get(tree)
 
     def whole(self, tree: Any) -> Any:
-        """Returns a pytree of whole NumPy arrays, even if the given arrays are sharded."""
+        """Returns a pytree of arrays as NumPy arrays of the same shapes, even if they are sharded.
+
+        In this class, `whole` and `gather` do the same. They differ in `AllDevices`.
+        """
         return jax.device_get(tree)
 
 
@@ -70,7 +76,7 @@ ONE_DEVICE = Devices()
 
 
 class Embeddings(NamedTuple):
-    """The features of a split, in the order in which its examples are stored."""
+    """The features of a split of a data set (such as "test"), in the stored order of examples."""
 
     features: np.ndarray
     """[examples, dim] float32. Each feature is merged with that of the mirror image (unless the
@@ -86,13 +92,14 @@ def embedder(
 ) -> Callable[[Any, Images], tuple[jax.Array, jax.Array]]:
     """Returns a jitted function (parameters, images) -> (features, norms) for `embed_split`.
 
-    The returned function is that of `merged`, compiled with this library's compiler options.
+    It takes images [batch, height, width, channels]. The features [batch, dim] are merged with
+    those of the mirror images. The norms [batch] are those of the features before the merge.
 
     Args:
       apply: function (parameters, images [batch, height, width, channels]) -> features
         [batch, dim].
       mirror: how the features of an image and of its mirror image are merged: "none" (no mirror
-        image), "sum", "max" (element-wise) or "concat".
+        image), "sum", "max" (element-wise) or "concat", which doubles dim.
     """
     return jax.jit(merged(apply, mirror), compiler_options=compiler.options())
 
@@ -113,7 +120,9 @@ def merged(
         - "concat": both features one behind the other, [batch, 2 dim]
 
     Returns:
-      A function (parameters, images) -> (merged features, norms [batch] before the merge).
+      A function (parameters, images) -> (features, norms). `features` are the merged features
+      [batch, dim], or [batch, 2 dim] for "concat". `norms` [batch] are the norms of the features of
+      the images themselves, before the merge.
     """
 
     def embed(params: Any, images: Any) -> tuple[jax.Array, jax.Array]:
@@ -139,10 +148,11 @@ def embed_split(
     batches: Iterable[dict[str, np.ndarray]],
     devices: Devices = ONE_DEVICE,
 ) -> Embeddings:
-    """Computes the features of all examples of a split; rows that only pad a batch are left out.
+    """Computes the features of all examples of a split of a data set, such as its test split.
 
-    With several processes, each process calls this function with its own share of each batch. Every
-    process gets the features of all examples, in the order that a single process would return.
+    Rows that only pad a batch are left out. With several processes, each process calls this
+    function with its own rows of each batch. Every process gets the features of all examples, in
+    the order that a single process would return.
 
     Args:
       embed: function (parameters, images) -> (features [batch, dim], norms [batch]), as `embedder`
@@ -173,32 +183,35 @@ class AllDevices(Devices):
         self.process, self.processes = jax.process_index(), jax.process_count()
 
     def put(self, tree: Any) -> Any:
-        """Returns a pytree of parameters, replicated on each device of this process."""
+        """Returns a pytree of parameters, with a copy of each array on each local device."""
         return mesh.put_whole(jax.device_get(tree))
 
     def split(self, images: np.ndarray) -> Images:
-        """Returns a batch of images whose rows are divided among the devices of this process.
+        """Returns images [batch, height, width, channels], divided among this process's devices.
 
-        If the number of rows is not a multiple of the number of devices, nothing is divided: each
-        device gets the whole batch. This is correct, but not faster than one device.
+        Each device gets equally many images. If the batch size is not a multiple of the number of
+        devices, each device gets the whole batch. The results are then correct too, but take as
+        long as on one device.
         """
         return mesh.split_rows(images)
 
     def gather(self, tree: Any) -> Any:
-        """Returns NumPy arrays with the rows of all processes, in the order of the processes.
+        """Returns a pytree of NumPy arrays that contain the rows of all processes.
+
+        The rows are joined along the first axis, in the order of the processes.
 
         Args:
-          tree: pytree of arrays that belong to this process alone. Each process has other rows.
-            `whole` is for arrays that are one global array of all processes.
+          tree: pytree of arrays [rows, ...] of this process alone; each process has other rows. For
+            global arrays, which are sharded over the devices of all processes, use `whole`.
         """
         # Each process has arrays of its own here, where `whole` gets shards of one array.
         return multihost_utils.process_allgather(jax.device_get(tree), tiled=True)
 
     def whole(self, tree: Any) -> Any:
-        """Returns a pytree of whole NumPy arrays.
+        """Returns a pytree of global arrays as NumPy arrays of the same shapes, in each process.
 
         Args:
-          tree: pytree of global arrays, which may be sharded over the devices of all processes.
-            `gather` is for arrays of which each process has its own.
+          tree: pytree of global arrays, which may be sharded over the devices of all processes. If
+            each process has arrays of its own instead, use `gather`.
         """
         return multihost_utils.process_allgather(tree, tiled=True)

@@ -72,10 +72,10 @@ def evaluate_network(
 ) -> Result:
     """Scores a network on the test split of an experiment, by the protocol of the experiment.
 
-    The protocol "verification" measures how well pairs of images of one person are told from pairs
-    of two people. "classification" measures how often an image's own class has the highest logit.
-    For this protocol, the class weights are those of the first loss term of the experiment that has
-    one weight vector per class, such as the softmax loss.
+    The protocol "verification" measures how well scores separate pairs of images of one person from
+    pairs of two people. The protocol "classification" measures how often an image's own class has
+    the highest logit. Its class weights are those of the first loss term (summand of the loss) that
+    has one weight vector per class, such as the softmax loss.
 
     Args:
       experiment: the settings. They name the test split, the protocol, and how features of image
@@ -85,8 +85,11 @@ def evaluate_network(
         "classification", and "batch_stats" if the network has any.
       data_dir: the folder of prepared data sets.
       devices: the devices that compute the features. With `AllDevices`, all processes must call
-        this function, and only the first of them gets scores. The `Result` of the others has
-        features alone.
+        this function, and only the first process gets scores. In the other processes, the `Result`
+        contains only features, norms and labels.
+
+    Raises:
+      InputError: the test split is missing or damaged.
     """
     embed = embedder(
         lambda variables, images: network.apply(variables, images, method="embed"),
@@ -129,15 +132,16 @@ def evaluate_network(
 
 
 def check_scorable(experiment: Experiment, data_dir: Path) -> None:
-    """Checks that the protocol of an experiment can score its test split, before a training.
+    """Checks, before the training of an experiment, that its test split can be scored afterwards.
 
     Args:
-      experiment: the settings, which name the test split, the protocol and the number of folds.
+      experiment: the settings. They name the test split, the protocol ("verification" or
+        "classification") and the number of folds (groups of pairs for cross-validation).
       data_dir: the folder of prepared data sets.
 
     Raises:
-      InputError: there is no test split; or, for verification, it has fewer same pairs or fewer
-        different pairs than folds.
+      InputError: the test split is missing or damaged. Also if the protocol is "verification", and
+        the split has fewer pairs of one person, or fewer pairs of two people, than folds.
     """
     data = experiment.data
     split = open_experiment_split(data, "test", data_dir)
@@ -160,10 +164,14 @@ def evaluate_pixels(
     This function runs the verification protocol, even if the experiment names another protocol.
 
     Args:
-      experiment: the settings, which name the test split and the number of folds.
+      experiment: the settings, which name the test split and the number of folds (groups of pairs
+        for cross-validation).
       data_dir: the folder of prepared data sets.
       devices: the devices to which the images are copied in batches. With `AllDevices`, all
-        processes must call this function, and only the first of them gets scores.
+        processes must call this function, and only the first process gets scores.
+
+    Raises:
+      InputError: the test split is missing or damaged.
     """
     embed = embedder(lambda _, images: images.reshape(images.shape[0], -1), "none")
     embeddings, images = _embedded(experiment, embed, None, data_dir, devices)

@@ -19,16 +19,16 @@ from hyperface.metrics.verification import best_threshold
 class PeopleFolds(NamedTuple):
     """The verification scores of one method on all people of a small data set.
 
-    The people are divided into groups. One network per group is trained on the people of all other
-    groups, and scores all pairs of images within its group. In the shapes below, [pairs] is the
-    number of pairs of all groups, one group after the other.
+    The people are divided into groups. For each group, one network is trained on the people of all
+    other groups, and then scores all pairs of images of the people in the group. The arrays [pairs]
+    below contain the pairs of all groups, one group after the other.
     """
 
     groups: list[Result]
-    """For each group, the result of the network that was trained without it."""
+    """For each group, the result of the network that was trained on all other groups."""
     right: np.ndarray
-    """[pairs] bool, True where the decision about the pair is correct. The threshold of each group
-    is the one of highest accuracy on the other groups."""
+    """[pairs] bool, True where the decision about the pair is correct. The threshold for a group is
+    the one that has the highest accuracy on the pairs of all other groups."""
     same: np.ndarray
     """[pairs] bool, True where both images show the same person."""
     first: np.ndarray
@@ -42,9 +42,10 @@ class PeopleFolds(NamedTuple):
     def accuracy(self) -> Difference:
         """The accuracy in percent, with its standard error and 95 % interval over people.
 
-        The field `value` of the result is the accuracy. (The type is `Difference`, since this is
-        the difference to a method of accuracy 0.) All same pairs together weigh as much as all
-        different pairs together, so that guessing scores 50.
+        The field `value` of the result is the accuracy. (The type is `Difference`, because the
+        accuracy is computed as the difference to a method that is always wrong.) The accuracy is
+        the mean of two shares of correct decisions: one over pairs of one person, and one over
+        pairs of two people. So guessing scores 50.
         """
         # The difference to a method that is always wrong is the accuracy itself.
         nothing = np.zeros_like(self.right)[None]
@@ -91,8 +92,9 @@ def put_together(groups: Sequence[Result]) -> PeopleFolds:
     The threshold for each group is chosen on the pairs of all other groups.
 
     Args:
-      groups: one verification result per group of people, at least two. Each is that of the network
-        that was trained without this group, scored on this group.
+      groups: one verification result per group of people, at least two. Each result is that of a
+        network that was trained on all other groups; it contains the scores of the pairs of its
+        group.
 
     Raises:
       ValueError: a group has no verification result.

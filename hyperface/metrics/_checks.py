@@ -23,8 +23,8 @@ def checked_features(features: np.ndarray, unit: str = "images") -> np.ndarray:
       unit: the name of the rows in error messages, such as "images".
 
     Raises:
-      ValueError: there are not two axes, a row is zero or not finite, or all rows point in one
-        direction.
+      ValueError: the array is empty or does not have two axes, a row is zero or not finite, or all
+        rows point in one direction.
     """
     features = np.asarray(features)
     if features.ndim != 2 or 0 in features.shape or features.dtype.kind not in "fiu":
@@ -40,14 +40,14 @@ def checked_features(features: np.ndarray, unit: str = "images") -> np.ndarray:
 
 
 def check_directions(features: np.ndarray, norms: np.ndarray) -> None:
-    """Raises ValueError if all rows have the same direction, whatever their lengths.
+    """Raises ValueError if all rows have the same direction (their norms may differ).
 
     Such features cannot tell two people apart: all cosines are 1, and only rounding errors would
     order the pairs.
 
     Args:
       features: [rows, dim].
-      norms: [rows, 1] length of each row, above zero.
+      norms: [rows, 1] Euclidean norm of each row, above zero.
     """
     first = features[0] / norms[0]
     for start in range(0, len(features), BLOCK):
@@ -62,7 +62,10 @@ def check_directions(features: np.ndarray, norms: np.ndarray) -> None:
 
 
 def checked_norms(features: Features) -> Norms:
-    """Returns the lengths [rows, 1] of the rows, after a check that every row has a direction.
+    """Returns the Euclidean norm [rows, 1] of each row, after a check that no norm is zero.
+
+    Args:
+      features: [rows, dim].
 
     Raises:
       ValueError: a row is zero or not finite.
@@ -74,10 +77,10 @@ def checked_norms(features: Features) -> Norms:
 
 
 def check_norms(norms: np.ndarray, *, numbers: np.ndarray | None = None, unit: str = "row") -> None:
-    """Raises ValueError if a length is zero or not finite, so that the row has no direction.
+    """Raises ValueError if the norm of a row is zero or not finite, so that it has no direction.
 
     Args:
-      norms: [rows] length of each row.
+      norms: [rows] Euclidean norm of each row.
       numbers: [rows] number of each row in error messages; None counts from 0.
       unit: the name of a row in error messages.
     """
@@ -92,19 +95,27 @@ def check_norms(norms: np.ndarray, *, numbers: np.ndarray | None = None, unit: s
 
 
 def unit_rows(features: Features) -> Features:
-    """Returns the rows scaled to unit length; raises ValueError if a row is zero or not finite."""
+    """Returns features [rows, dim] with each row scaled to unit length.
+
+    Args:
+      features: [rows, dim].
+
+    Raises:
+      ValueError: a row is zero or not finite.
+    """
     return features / checked_norms(features)
 
 
 def checked_columns(**columns: np.ndarray) -> list[np.ndarray]:
-    """Checks arrays of whole numbers or bools of one length, and returns them one-dimensional.
+    """Returns a list of the given columns as NumPy arrays, after a check that they fit together.
 
     Args:
-      columns: the arrays; the keyword of each is its name in error messages.
+      columns: arrays [rows] of whole numbers or bools. The keyword of an array is its name in error
+        messages.
 
     Raises:
-      ValueError: lengths differ, an array is empty, or an array has other values than whole numbers
-        or bools.
+      ValueError: lengths differ, an array is empty or not one-dimensional, or an array has other
+        values than whole numbers or bools.
     """
     arrays = {name: np.asarray(column) for name, column in columns.items()}
     shapes = {name: array.shape for name, array in arrays.items()}
@@ -140,11 +151,12 @@ def checked_same(same: ArrayLike) -> Same:
 def checked_pairs(
     scores: ArrayLike, same: ArrayLike, dtype: type | None = np.float64
 ) -> tuple[Scores, Same]:
-    """Returns (scores, same as bool), after a check that rates can be computed from them.
+    """Returns (scores, same): both as arrays [pairs], checked for the computation of error rates.
 
     Args:
       scores: [pairs] similarities.
-      same: [pairs] bool, or 0 and 1.
+      same: [pairs] bool, or 0 and 1: True or 1 for a same pair (both images show one person), False
+        or 0 for a different pair (they show two people).
       dtype: type of the returned scores. None keeps their floating type, without a copy.
 
     Raises:
@@ -208,7 +220,8 @@ def checked_folds(
     A fold is a group of pairs. It is tested with a threshold that is chosen on all other folds.
 
     Args:
-      same: [pairs] bool, True where both images show one person.
+      same: [pairs] bool, True for a same pair (both images show one person), False for a different
+        pair (they show two people).
       fold: [pairs] id of the fold of each pair.
       tested: ids of the folds to test; None tests all folds.
 

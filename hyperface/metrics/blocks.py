@@ -13,7 +13,7 @@ class Block(NamedTuple):
     """Some images of a gallery (the images that are searched): their features and positions."""
 
     features: np.ndarray
-    """[rows, dim] float32 features of any length."""
+    """[rows, dim] float32 features of any norm."""
     where: np.ndarray
     """[rows] position of each image in the whole gallery, where left-out images count too."""
 

@@ -48,8 +48,8 @@ class Interval(NamedTuple):
     high: float
     """Upper end: for level 0.95, the 97.5 % quantile of `draws`, NaN left out."""
     draws: np.ndarray
-    """[draws] score of each resample; NaN if the score is undefined for it, for example because it
-    has no same pairs or no different pairs."""
+    """[draws] score of each resample; NaN if the score is undefined for the resample, for example
+    because it contains no pair of one person or no pair of two people."""
 
 
 def bootstrap_people(
@@ -73,7 +73,7 @@ def bootstrap_people(
     Args:
       statistic: function that computes the score of one resample. Its argument, [pairs] whole
         numbers, tells how often each pair counts. It returns NaN if the score is undefined, for
-        example because no same pair counts.
+        example because no pair of one person counts.
       first: [pairs] person in one image of each pair, as a number or a name.
       second: [pairs] person in the other image; equal to `first` for a pair of one person. For a
         score over single images instead of pairs, pass the person of each image as both `first` and
@@ -112,9 +112,11 @@ def bootstrap_figures(
 ) -> dict[str, Interval]:
     """Returns confidence intervals of several scores, all from the same resamples of the people.
 
-    Element i of the field `draws` belongs to the same resample in all returned intervals, so that
-    scores can be compared resample by resample. How people and pairs are resampled is described in
-    `bootstrap_people`.
+    For each resample, as many people as the test set has are drawn at random with replacement. A
+    pair of images of one person counts as often as this person was drawn. A pair of two people
+    counts as often as the product of their two numbers of draws. Element i of the field `draws`
+    belongs to the same resample in all returned intervals, so that scores can be compared resample
+    by resample.
 
     Args:
       statistics: name of the score -> function that computes it for one resample, from [pairs]
@@ -175,12 +177,13 @@ def resampled_tar(
 
     Args:
       scores: [pairs] similarities.
-      same: [pairs] bool, True where both images show one person.
+      same: [pairs] bool, True for a same pair (both images show one person), False for a different
+        pair (they show two people).
       far: false accept rate, in [0, 1]. Each resample gets its own threshold for this rate.
-      rule: how the threshold is computed from `far`. "strict": just above the highest score of the
-        different pairs that has to be refused, so that the measured FAR never exceeds `far`.
-        "blufr", the rule of BLUFR's published code: equal to the lowest score that may be accepted.
-        All scores equal to it are accepted too, so that the measured FAR may be higher.
+      rule: how the threshold is computed from `far`. "strict": the lowest threshold whose measured
+        FAR does not exceed `far`. "blufr", the rule of BLUFR's published code: the k-th highest of
+        the N scores of the different pairs, where k is `far` * N rounded to the nearest number. Its
+        measured FAR may exceed `far`. At k = 0 no such score is accepted.
 
     Returns:
       A function for `bootstrap_people`. Its argument, [pairs] whole numbers, tells how often each
@@ -255,7 +258,8 @@ def resampled_accuracy(right: ArrayLike, same: ArrayLike) -> Statistic:
 
     Args:
       right: [pairs] bool, True where the decision about the pair is correct.
-      same: [pairs] bool, or 0 and 1.
+      same: [pairs] bool, or 0 and 1: True or 1 for a same pair (both images show one person), False
+        or 0 for a different pair (they show two people).
 
     Returns:
       A function for `bootstrap_people`. Its argument, [pairs] whole numbers, tells how often each
@@ -286,7 +290,8 @@ def resampled_eer(scores: ArrayLike, same: ArrayLike) -> Statistic:
 
     Args:
       scores: [pairs] similarities.
-      same: [pairs] bool, or 0 and 1.
+      same: [pairs] bool, or 0 and 1: True or 1 for a same pair (both images show one person), False
+        or 0 for a different pair (they show two people).
 
     Returns:
       A function for `bootstrap_people`. Its argument, [pairs] whole numbers, tells how often each
@@ -317,7 +322,7 @@ def resampled_eer(scores: ArrayLike, same: ArrayLike) -> Statistic:
 class Difference(NamedTuple):
     """The difference between the scores of two methods, with its uncertainty.
 
-    `decide` computes verdicts from such differences.
+    `decide` takes such differences, and returns whether one method is better than another.
     """
 
     value: float
@@ -433,15 +438,16 @@ def difference_of_means(
     """Compares two methods whose score is a mean over people, such as an identification rate.
 
     The difference is the weighted mean over people of `first` - `second`, averaged over training
-    seeds. Its interval covers the choice of people and of seeds (`paired_difference`).
-    `Difference.seeds` is the smaller of two numbers, the rows of `first` and those of `second`.
+    seeds. Its confidence interval (95 %) covers two sources of chance, as in `paired_difference`:
+    which people are in the test set, and the training seeds. The field `seeds` of the result is the
+    smaller of two numbers: the number of rows of `first` and that of `second`.
 
     Args:
       first: [seeds, people] score of each person by the first method, one row per training seed.
       second: [seeds, people] score by the second method. The shape is [1, people] if one network of
         the second method is compared with the networks of all seeds.
       weights: [people] weight of each person; None weighs all people equally.
-      draws: number of resamples.
+      draws: number of resamples of the people.
 
     Example:
       >>> ours, theirs = np.array([[0.9, 0.8, 0.9]] * 3), np.array([[0.5, 0.6, 0.4]])
@@ -475,19 +481,19 @@ def difference_of_accuracies(
 
     The accuracy is the mean of two shares of correct decisions, one over pairs of one person and
     one over pairs of two people. The decisions about the pairs stay fixed: thresholds are not
-    chosen again for each resample. The interval covers the choice of people and of training seeds
-    (`paired_difference`).
+    chosen again for each resample of the people. The confidence interval (95 %) covers two sources
+    of chance, as in `paired_difference`: which people are in the test set, and the training seeds.
 
     Args:
       first_right: [seeds, pairs] bool, True where the first method's decision about a pair is
         correct, one row per training seed.
-      second_right: [seeds, pairs] bool, the same for the second method.
+      second_right: [seeds, pairs] bool, True where the second method's decision is correct.
       first: [pairs] person in one image of each pair.
       second: [pairs] person in the other image.
       starts: number of independently trained networks per method, which becomes `Difference.seeds`;
         None uses the number of training seeds. Give a smaller number if several seeds share one
         trained network.
-      draws: number of resamples.
+      draws: number of resamples of the people.
 
     Example:
       >>> people = np.arange(30)

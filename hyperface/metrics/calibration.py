@@ -49,7 +49,7 @@ class Logistic(NamedTuple):
 
         Args:
           scores: similarities.
-          prior: share of same pairs among all pairs that the user compares, in (0, 1).
+          prior: share of pairs of one person among all pairs that the user compares, in (0, 1).
 
         Raises:
           ValueError: the prior is not in (0, 1).
@@ -76,12 +76,12 @@ class Isotonic(NamedTuple):
     """[points] similarities, rising."""
     probabilities: np.ndarray
     """[points] probability, in (0, 1) and rising, that a pair with this similarity shows one
-    person, if same and different pairs are equally frequent."""
+    person, if pairs of one person and of two people are equally frequent."""
 
     def probability(self, scores: np.ndarray) -> np.ndarray:
         """Returns the probability that a pair shows one person, in the shape of the scores.
 
-        Same and different pairs count as equally frequent.
+        Pairs of one person and pairs of two people are assumed to be equally frequent.
 
         Args:
           scores: similarities.
@@ -96,15 +96,16 @@ class Quality(NamedTuple):
     """Cost of the log-likelihood ratio, in bits lost per pair: 0 is perfect, and 1 is the cost of
     always answering 0.5."""
     reliability: "Reliability"
-    """The diagram that compares the probabilities with the observed shares of same pairs."""
+    """Diagram that compares the probabilities with the observed shares of pairs of one person."""
 
 
 class Reliability(NamedTuple):
     """A reliability diagram: computed probabilities against observed shares of same pairs.
 
-    Pairs are divided into bins by their probability; empty bins are left out. For good
-    probabilities, `stated` and `observed` are equal in each bin. All same pairs together weigh as
-    much as all different pairs together.
+    A same pair is two images of one person, a different pair two images of two people. Pairs are
+    divided into bins by their probability; empty bins are left out. For good probabilities,
+    `stated` and `observed` are equal in each bin. All same pairs together weigh as much as all
+    different pairs together.
     """
 
     stated: np.ndarray
@@ -135,9 +136,9 @@ class Calibration(NamedTuple):
     isotonic: Isotonic
     """Similarity -> probability by a rising curve, which fits more shapes but needs more pairs."""
     num_same: int
-    """Number of same pairs that the calibration was fitted on."""
+    """Number of same pairs (two images of one person) that the calibration was fitted on."""
     num_different: int
-    """Number of different pairs that the calibration was fitted on."""
+    """Number of different pairs (images of two people) that the calibration was fitted on."""
     quality: Mapping[str, Quality] = MappingProxyType({})
     """Quality of the probabilities on people that the calibration was not fitted on, under the keys
     "similarity as probability" (the baseline (1 + cosine) / 2), "logistic" and "isotonic"; empty
@@ -148,7 +149,12 @@ class Calibration(NamedTuple):
 
         Args:
           scores: [pairs] cosines of pairs of people that the calibration was not fitted on.
-          same: [pairs] bool, or 0 and 1.
+          same: [pairs] bool, or 0 and 1: True or 1 for a same pair (both images show one person),
+            False or 0 for a different pair (they show two people).
+
+        Raises:
+          ValueError: a score is not finite, lengths differ, or there are no same or no different
+            pairs.
         """
         stated = {
             "similarity as probability": cosine_as_probability(scores),
@@ -184,7 +190,8 @@ def calibrate(scores: np.ndarray, same: np.ndarray, fars: Sequence[float]) -> Ca
 
     Args:
       scores: [pairs] cosines.
-      same: [pairs] bool, or 0 and 1.
+      same: [pairs] bool, or 0 and 1: True or 1 for a same pair (both images show one person), False
+        or 0 for a different pair (they show two people).
       fars: error rates in [0, 1]. For each rate, one threshold wrongly accepts at most this share
         of the different pairs, and one wrongly rejects at most this share of the same pairs.
 
@@ -217,7 +224,8 @@ def fit_logistic(scores: np.ndarray, same: np.ndarray) -> Logistic:
 
     Args:
       scores: [pairs] similarities, higher for more alike.
-      same: [pairs] bool, or 0 and 1.
+      same: [pairs] bool, or 0 and 1: True or 1 for a same pair (both images show one person), False
+        or 0 for a different pair (they show two people).
 
     Raises:
       ValueError: a score is not finite, lengths differ, or there are no same or no different pairs.
@@ -264,7 +272,8 @@ def fit_isotonic(scores: np.ndarray, same: np.ndarray) -> Isotonic:
 
     Args:
       scores: [pairs] similarities, higher for more alike.
-      same: [pairs] bool, or 0 and 1.
+      same: [pairs] bool, or 0 and 1: True or 1 for a same pair (both images show one person), False
+        or 0 for a different pair (they show two people).
 
     Raises:
       ValueError: a score is not finite, lengths differ, or there are no same or no different pairs.
@@ -309,7 +318,8 @@ def cllr(probabilities: np.ndarray, same: np.ndarray) -> float:
     Args:
       probabilities: [pairs] probability, in [0, 1], that the pair shows one person, if same and
         different pairs are equally frequent.
-      same: [pairs] bool, or 0 and 1.
+      same: [pairs] bool, or 0 and 1: True or 1 for a same pair (both images show one person), False
+        or 0 for a different pair (they show two people).
 
     Raises:
       ValueError: lengths differ, a probability is outside [0, 1], or there are no same or no
@@ -338,7 +348,8 @@ def reliability(probabilities: np.ndarray, same: np.ndarray, bins: int = BINS) -
     Args:
       probabilities: [pairs] probability, in [0, 1], that the pair shows one person, if same and
         different pairs are equally frequent.
-      same: [pairs] bool, or 0 and 1.
+      same: [pairs] bool, or 0 and 1: True or 1 for a same pair (both images show one person), False
+        or 0 for a different pair (they show two people).
       bins: number of bins of equal width over [0, 1], 15 by default; the result leaves out empty
         bins.
 

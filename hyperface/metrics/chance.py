@@ -63,17 +63,19 @@ def shift_warning(
 ) -> tuple[str, ...]:
     """Returns a warning if the list of image names looks shifted by one row against the features.
 
-    If sorted names are shifted by one row, most features still have the name of the right person.
-    The accuracy is then lower, but well above chance, so that `guess_warning` does not notice it.
-    The function computes the accuracy of up to 1,000 pairs three times: with the given rows, with
-    every row one higher, and with every row one lower. It warns if one of the shifted orders is
-    right on clearly more pairs.
+    In a sorted list, the images of a person are neighbours. If such a list is shifted by one row,
+    most features still have the name of the right person. The accuracy is then lower, but well
+    above chance, so that a comparison with chance (`guess_warning`) does not notice the shift. This
+    function decides up to 1,000 pairs three times: with the given rows, with every row one higher,
+    and with every row one lower. It returns a warning if one of the shifted orders gives clearly
+    more correct decisions.
 
     Args:
       features: [images, dim], in the order of their file.
-      first: [pairs] row in `features` of one image of each pair, found by the list of names.
+      first: [pairs] row in `features` of one image of each pair, as the list of names gives it.
       second: [pairs] row in `features` of the other image.
-      same: [pairs] bool, True where both images show one person.
+      same: [pairs] bool, True for a same pair (both images show one person), False for a different
+        pair (they show two people).
 
     Returns:
       A tuple of one sentence, or an empty tuple if the names do not look shifted, or if there are

@@ -21,12 +21,12 @@ def unit_features(features: ArrayLike, dtype: np.dtype | type = np.float32) -> F
     """Returns features scaled to unit length, computed in float64 and rounded once at the end.
 
     Args:
-      features: [images, dim], of any length and float type.
+      features: [images, dim], of any float type and any norm above zero.
       dtype: type of the result.
 
     Raises:
-      ValueError: there are not two axes, a feature is zero or not finite, or all features have the
-        same direction.
+      ValueError: the array does not have two axes, a feature is zero or not finite, or all
+        features have the same direction.
 
     Example:
       >>> unit_features([[3.0, 4.0], [0.0, 2.0]])

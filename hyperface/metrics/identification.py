@@ -52,13 +52,13 @@ class MegaFace(NamedTuple):
     fars: PerFar
     """[fars] the requested false accept rates."""
     true_accept_rates: PerFar
-    """[fars] share of the pairs of two probes of one person whose score is at least the
-    threshold."""
+    """[fars] share of the genuine pairs that are accepted at the threshold. A genuine pair is two
+    probes of one person."""
     thresholds: PerFar
     """[fars] threshold for each rate, from the scores of all pairs of a probe and a distractor."""
     supported: FarFlags
     """[fars] bool, True where there are at least 1 / FAR pairs of a probe and a distractor. With
-    fewer pairs, the threshold allows no false accept."""
+    fewer pairs, the threshold of the rule "strict" accepts none of them."""
     num_probes: int
     """Number of probes that `keep_probes` keeps."""
     num_distractors: int
@@ -82,7 +82,9 @@ def megaface(
 ) -> MegaFace:
     """Searches every probe in galleries of one mate and all distractors, as MegaFace does.
 
-    Every ordered pair of two probes of one person is a search. The rank of the mate is one more
+    A probe is an image that is searched for. Its mate is another probe that shows its person. A
+    distractor is an image of a person whom no probe shows. Every ordered pair of two probes of one
+    person is a search for the second (the mate) with the first. The rank of the mate is one more
     than the number of distractors that score at least as high: ties count against the mate. For
     verification, the genuine pairs are the pairs of two probes of one person, and the impostor
     pairs are all pairs of a probe and a distractor.
@@ -93,7 +95,7 @@ def megaface(
     cost grows with the highest FAR, and with `max_rank` if mates score low.
 
     Args:
-      probes: [probes, dim] features of any length.
+      probes: [probes, dim] features of any norm above zero.
       labels: [probes] person of each probe.
       distractors: [distractors, dim], for example a memory-mapped array, or a sequence of such
         blocks.
@@ -103,10 +105,11 @@ def megaface(
         wrong labels; None keeps all.
       keep_distractors: [distractors] bool over all blocks, False for distractors that are left out;
         None keeps all.
-      rule: how the threshold is computed from a FAR. "strict": just above the highest score of the
-        impostor pairs that has to be refused, so that the measured FAR never exceeds the requested
-        FAR. "blufr", the rule of BLUFR's published code: equal to the lowest score that may be
-        accepted. All scores equal to it are accepted too, so that the measured FAR may be higher.
+      rule: how the threshold is computed from a requested FAR. "strict": the lowest threshold whose
+        measured FAR does not exceed the requested FAR. "blufr", the rule of BLUFR's published code:
+        the k-th highest of the N scores of the impostor pairs, where k is FAR * N rounded to the
+        nearest number. Its measured FAR may exceed the requested FAR. At k = 0 no impostor pair is
+        accepted.
       dtype: type of the fast products in low precision; the results do not depend on it.
         jnp.float32 may be faster on a processor without bfloat16 units.
       block_size: distractors per block, a multiple of 64; None chooses it so that a block of scores
@@ -169,7 +172,7 @@ def _search_all(
     """Scores the gallery, and adds every score that may change a result to `ranks` or `tail`.
 
     Args:
-      features: [probes, dim] features of the probes, of any length.
+      features: [probes, dim] features of the probes, of any norm above zero.
       probes: the same probes, ready for products in low precision.
       gallery: the distractors.
       rows: number of distractors per block.

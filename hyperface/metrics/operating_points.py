@@ -14,10 +14,11 @@ Decision = Literal["same", "different", "not sure"]
 class OperatingPoint(NamedTuple):
     """Two thresholds for one error rate, and the error rates that were measured with them.
 
-    Thresholds are chosen on some pairs ("the pairs of the fit"). The error rates are measured on
-    pairs of people who are in none of these pairs ("the other people"). A pair with a similarity
-    between the two thresholds is "not sure". All measured rates are None as long as nothing was
-    measured.
+    A same pair is two images of one person, a different pair two images of two people. Thresholds
+    are chosen on some pairs ("the pairs of the fit"). The error rates are measured on pairs of
+    people who are in none of these pairs ("the other people"). The decision about a pair with a
+    similarity between the two thresholds is "not sure". All measured rates are None as long as
+    nothing was measured.
     """
 
     far: float
@@ -30,9 +31,9 @@ class OperatingPoint(NamedTuple):
     """A pair below `threshold` is called "different" if its similarity is at most this number. At
     most a share `far` of the same pairs of the fit are called "different"."""
     supported: bool
-    """True if the pairs of the fit have at least 1 / `far` different pairs. With fewer, `threshold`
-    accepts none of them. (In the same way, `reject_threshold` rejects no same pair if there are
-    fewer than 1 / `far` same pairs; this flag does not tell.)"""
+    """True if there are at least 1 / `far` different pairs in the fit. With fewer, `threshold`
+    accepts no different pair of the fit. The flag tells nothing about `reject_threshold`, which
+    rejects no same pair of the fit if there are fewer than 1 / `far` same pairs."""
     measured_far: float | None = None
     """Share of the different pairs of the other people that are called "same"."""
     measured_tar: float | None = None
@@ -43,7 +44,7 @@ class OperatingPoint(NamedTuple):
     """Lower end of a 95 % confidence interval of `measured_far`, from resamples of the other
     people."""
     measured_far_high: float | None = None
-    """Upper end of the same interval."""
+    """Upper end of the confidence interval of `measured_far`."""
 
     def decide(self, score: float) -> Decision:
         """Returns the decision about a pair whose similarity is `score`.
@@ -73,7 +74,8 @@ def operating_points(
 
     Args:
       scores: [pairs] similarities.
-      same: [pairs] bool, or 0 and 1.
+      same: [pairs] bool, or 0 and 1: True or 1 for a same pair (both images show one person), False
+        or 0 for a different pair (they show two people).
       fars: error rates in [0, 1].
 
     Returns:
@@ -111,8 +113,10 @@ def measured(point: OperatingPoint, scores: np.ndarray, same: np.ndarray) -> Ope
 
     Args:
       point: the operating point.
-      scores: [pairs] similarities of pairs of people that its thresholds were not chosen on.
-      same: [pairs] bool, or 0 and 1.
+      scores: [pairs] similarities. The pairs should show people who are in none of the pairs on
+        which the thresholds were chosen.
+      same: [pairs] bool, or 0 and 1: True or 1 for a same pair (both images show one person), False
+        or 0 for a different pair (they show two people).
 
     Raises:
       ValueError: a score is not finite, lengths differ, or there are no same or no different pairs.

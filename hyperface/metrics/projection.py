@@ -11,10 +11,10 @@ LARGEST_PCA = 4096
 
 
 class Projection(NamedTuple):
-    """Mean removal and PCA, as a function of features.
+    """Mean removal and PCA (principal component analysis), as a function of features.
 
-    An object is called with features [images, dim]. It returns (features - mean) @ basis, [images,
-    kept dim], or features - mean if `basis` is None.
+    Call an object of this class with features [images, dim]. The call returns (features - mean) @
+    basis, [images, kept dim]. If `basis` is None, it returns features - mean, [images, dim].
     """
 
     mean: np.ndarray
@@ -32,12 +32,12 @@ class Projection(NamedTuple):
 class Moments(NamedTuple):
     """Sums over some features, from which their mean and covariance follow.
 
-    A fixed vector (`FoldMoments.middle`) was subtracted from all features first. A feature that is
-    used in several pairs counts several times.
+    The mean feature of all images (`FoldMoments.middle`) was subtracted from the features first. A
+    feature that is used in several pairs is added several times.
     """
 
     uses: float
-    """Number of features."""
+    """Number of features that were added, where a feature in several pairs counts several times."""
     total: np.ndarray
     """[dim] sum of the features."""
     scatter: np.ndarray | float
@@ -49,12 +49,12 @@ class FoldMoments(NamedTuple):
     """Sums over the features of each fold, from which `projection` fits mean removal and PCA.
 
     Folds are groups of pairs. For each fold, mean and PCA are fitted on the features of all other
-    folds. Their sums are `whole` minus the sums of the fold, so that each feature is summed only
-    once.
+    folds. The sums over all other folds are `whole` minus the sums over the fold itself, so that
+    each feature is summed only once.
     """
 
     middle: np.ndarray
-    """[dim] mean of all images, which is subtracted from the features before they are summed.
+    """[dim] mean feature of all images, which is subtracted from the features before the sums.
     Otherwise the difference of two large sums would lose digits."""
     whole: Moments
     """The sums over all folds together."""
@@ -115,12 +115,15 @@ def fold_moments(features: Features, rows: Uses, fold: UseFolds, *, scatter: boo
 def spanned(features: Features) -> Spanned:
     """Reduces features of many dimensions, such as raw pixels, without any change of distances.
 
-    If there are more dimensions than images, the result [images, images] expresses the features in
-    an orthonormal basis of the space that they span. All inner products stay the same, and later
-    steps are cheaper. Other features are returned unchanged.
+    If there are more dimensions than images, the features are expressed in an orthonormal basis of
+    the space that they span. All their inner products stay the same, and later steps are cheaper.
 
     Args:
       features: [images, dim].
+
+    Returns:
+      [images, images] float64 if dim is greater than the number of images; otherwise `features`,
+      unchanged.
     """
     if features.shape[1] <= features.shape[0]:
         return features

@@ -41,9 +41,9 @@ class DiscardCurve(NamedTuple):
     """[n] share of the remaining genuine pairs that is refused at each point."""
 
     def at(self, share: float) -> float:
-        """Returns the share of refused pairs among the remaining pairs, at one place of the curve.
+        """Returns the share of refused pairs among the remaining genuine pairs, at one point.
 
-        Between two points it is interpolated by a straight line.
+        Between two stored points of the curve, the share is interpolated by a straight line.
 
         Args:
           share: share of all genuine pairs that is left out, from 0 to below 1.
@@ -73,13 +73,13 @@ class NormQuality(NamedTuple):
     """
 
     far: float
-    """False accept rate over all different pairs, at which the threshold was chosen."""
+    """False accept rate for which the threshold was chosen, over all pairs of two people."""
     threshold: float
     """The fixed threshold: a pair is refused if its score is below it."""
     mean: float
     """Mean feature norm of the images that occur in a pair."""
     deviation: float
-    """Standard deviation of the feature norms of the same images."""
+    """Standard deviation of the feature norms of the images that occur in a pair."""
     curves: Mapping[str, DiscardCurve]
     """Order in which genuine pairs are left out -> curve. The keys are "lowest norm first",
     "highest norm first", "random order", and "oracle" (refused pairs first, the best possible
@@ -88,7 +88,8 @@ class NormQuality(NamedTuple):
     """Spearman's correlation between the norm and the score of pairs of one person; NaN if all
     norms or all scores are equal."""
     impostor: float
-    """The same correlation over pairs of two people."""
+    """Spearman's correlation between the norm and the score of pairs of two people; NaN if all
+    norms or all scores are equal."""
 
 
 ORDERS = ("lowest norm first", "highest norm first", "random order", "oracle")
@@ -135,8 +136,10 @@ def norm_quality(
 ) -> NormQuality:
     """Measures how well the norm of features predicts the quality of their images.
 
-    The threshold is chosen once, for `far` over all different pairs, and stays the same when pairs
-    are left out.
+    The norm of a pair is the smaller norm of its two images. The threshold is chosen once, for
+    `far` over all different pairs (images of two people). Same pairs (images of one person) are
+    then left out one by one, for example the lowest norm first, while the threshold stays. If the
+    norm predicts quality, the refused share of the remaining same pairs falls.
 
     Args:
       norms: [images] length of each image's feature before it is normalised.

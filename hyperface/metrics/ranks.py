@@ -23,8 +23,8 @@ class OpenSet(NamedTuple):
     """[probes with a mate] score of the mate; if there are several mates, the highest of their
     scores."""
     ranks: MatedRanks
-    """[probes with a mate] rank of the same mate, from 1 (the best), among the gallery images of
-    people other than the probe's person."""
+    """[probes with a mate] rank of the mate that has this score, from 1 (the best), among the
+    gallery images of people other than the probe's person."""
     impostor_scores: ImpostorScores
     """[probes without a mate] highest score of all gallery images."""
 
@@ -104,16 +104,17 @@ def dir_at_far(
       searches: the result of `open_set`.
       far: one false accept rate in [0, 1], or an array of them.
       rank: one rank from 1, or an array of them.
-      rule: how the threshold is computed from `far`. "strict": just above the highest score of the
-        probes without a mate that has to be refused, so that the measured FAR never exceeds `far`.
-        "blufr", the rule of BLUFR's published code: equal to the lowest score that may be accepted.
-        All scores equal to it are accepted too, so that the measured FAR may be higher.
+      rule: how the threshold is computed from `far`. "strict": the lowest threshold whose measured
+        FAR does not exceed `far`. "blufr", the rule of BLUFR's published code: the k-th highest of
+        the N scores in `searches.impostor_scores`, where k is `far` * N rounded to the nearest
+        number. Its measured FAR may exceed `far`. At k = 0 no such score is accepted.
 
     Returns:
-      The rates, in the shape of `rank` followed by that of `far`.
+      The DIRs, in [0, 1]. The shape is that of `rank` followed by that of `far`.
 
     Raises:
-      ValueError: there are no probes with a mate or none without, or far is outside [0, 1].
+      ValueError: there are no probes with a mate, or no probes without a mate, or a false accept
+        rate is outside [0, 1].
 
     Example:
       >>> searches = OpenSet(np.array([0.9, 0.2]), np.array([1, 2]), np.array([0.5, 0.1]))

@@ -14,14 +14,14 @@ class Roc(NamedTuple):
     """A ROC curve with one point per distinct score; it begins where no pair is accepted."""
 
     far: Points
-    """False accept rate: share of the different pairs that are accepted. The values never fall from
-    point to point."""
+    """[points] false accept rate: share of the pairs of two people that are accepted. The values
+    never fall from point to point."""
     tar: Points
-    """True accept rate: share of the same pairs that are accepted. The values never fall from point
-    to point."""
+    """[points] true accept rate: share of the pairs of one person that are accepted. The values
+    never fall from point to point."""
     thresholds: Points
-    """Threshold of each point; a pair is accepted if its score is at least this. The first is
-    inf."""
+    """[points] threshold of each point; a pair is accepted if its score is at least the threshold.
+    The first threshold is inf."""
 
     def rates(self) -> dict[str, list[float]]:
         """Returns {"far": false accept rates, "tar": true accept rates} as lists, for JSON."""
@@ -35,13 +35,14 @@ class Det(NamedTuple):
     """
 
     far: Points
-    """False accept rate. The values never fall from point to point."""
+    """[points] false accept rate: share of the pairs of two people that are accepted. The values
+    never fall from point to point."""
     frr: Points
-    """False reject rate: share of the same pairs that are refused. The values never rise from point
-    to point."""
+    """[points] false reject rate: share of the pairs of one person that are refused. The values
+    never rise from point to point."""
     thresholds: Points
-    """Threshold of each point; a pair is accepted if its score is at least this. The first is inf,
-    at which no pair is accepted."""
+    """[points] threshold of each point; a pair is accepted if its score is at least the threshold.
+    The first threshold is inf, at which no pair is accepted."""
 
 
 def roc(scores: Scores, same: Same) -> Roc:
@@ -52,7 +53,8 @@ def roc(scores: Scores, same: Same) -> Roc:
 
     Args:
       scores: [pairs] similarities, higher for more alike.
-      same: [pairs] bool, True where both images show one person.
+      same: [pairs] bool, True for a same pair (both images show one person), False for a different
+        pair (they show two people).
 
     Raises:
       ValueError: shapes differ, a score is not finite, `same` has other values than 0 and 1, or
@@ -108,14 +110,14 @@ def true_accept_rate(
     scores do not fit into memory, add them in blocks to a `streaming.ScoreStream`.
 
     Args:
-      genuine: [same pairs] scores of pairs of one person.
-      impostors: [different pairs] scores of pairs of two people.
-      far: one rate in [0, 1], or an array of them. For rates below 1 / number of impostor scores,
-        no false accept is allowed (see `threshold.supported`).
-      rule: how the threshold is computed from `far`. "strict": just above the highest score of the
-        impostors that has to be refused, so that the measured FAR never exceeds `far`. "blufr", the
-        rule of BLUFR's published code: equal to the lowest score that may be accepted. All scores
-        equal to it are accepted too, so that the measured FAR may be higher.
+      genuine: [genuine pairs] scores of pairs of one person.
+      impostors: [impostor pairs] scores of pairs of two people.
+      far: one false accept rate in [0, 1], or an array of them. With the rule "strict", no
+        impostor pair is accepted for a rate below 1 / (number of impostor scores).
+      rule: how the threshold is computed from `far`. "strict": the lowest threshold whose measured
+        FAR does not exceed `far`. "blufr", the rule of BLUFR's published code: the k-th highest of
+        the N scores of the impostor pairs, where k is `far` * N rounded to the nearest number. Its
+        measured FAR may exceed `far`. At k = 0 no such score is accepted.
 
     Returns:
       The share of genuine scores that are accepted, in the shape of `far`.
@@ -145,13 +147,14 @@ def tar_at_far(scores: Scores, same: Same, far: float, *, rule: Rule = "strict")
 
     Args:
       scores: [pairs] similarities.
-      same: [pairs] bool, True where both images show one person.
-      far: false accept rate in [0, 1]; below 1/N, for N different pairs, no false accept is
-        allowed.
-      rule: how the threshold is computed from `far`. "strict": just above the highest score of the
-        different pairs that has to be refused, so that the measured FAR never exceeds `far`.
-        "blufr", the rule of BLUFR's published code: equal to the lowest score that may be accepted.
-        All scores equal to it are accepted too, so that the measured FAR may be higher.
+      same: [pairs] bool, True for a same pair (both images show one person), False for a different
+        pair (they show two people).
+      far: false accept rate in [0, 1]. With the rule "strict", no different pair is accepted for a
+        rate below 1 / (number of different pairs).
+      rule: how the threshold is computed from `far`. "strict": the lowest threshold whose measured
+        FAR does not exceed `far`. "blufr", the rule of BLUFR's published code: the k-th highest of
+        the N scores of the different pairs, where k is `far` * N rounded to the nearest number. Its
+        measured FAR may exceed `far`. At k = 0 no such score is accepted.
 
     Returns:
       The share of same pairs that are accepted.
@@ -189,8 +192,8 @@ def eer(curve: Roc) -> float:
 def auc(curve: Roc) -> float:
     """Returns the area under the ROC curve.
 
-    The area is the probability that a random same pair scores higher than a random different pair,
-    where equal scores count one half.
+    The area is the probability that a random pair of one person scores higher than a random pair of
+    two people, where equal scores count one half.
 
     Example:
       >>> auc(roc(np.array([0.9, 0.8, 0.3, 0.1]), np.array([True, False, True, False])))

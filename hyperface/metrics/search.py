@@ -28,8 +28,8 @@ PENDING = 2**16
 class ScoredBlock(NamedTuple):
     """Approximate scores of all probes against one block of gallery images.
 
-    They are computed from features that are rounded to low precision, such as bfloat16. `block`
-    below is the number of images, with padding.
+    The scores are computed from features that are rounded to low precision, such as bfloat16. In
+    the shapes below, `block` is the number of images in the block, including padding.
     """
 
     scores: jax.Array
@@ -89,7 +89,7 @@ class Probes:
         caller reads them.
 
         Args:
-          block: [at most `rows`, dim] float32 features of gallery images, of any length.
+          block: [at most `rows`, dim] float32 features of gallery images, of any norm.
           rows: number of rows to which the block is padded, a multiple of GROUP (64). Give the same
             number for all blocks, because each new number compiles again.
         """
@@ -159,8 +159,8 @@ def exact_cosines(
     """Returns the cosines [pairs] of pairs of rows, computed in float64 and rounded to float32.
 
     Args:
-      first: [images, dim] features of any length above zero.
-      second: [others, dim] features of any length above zero.
+      first: [images, dim] features of any norm above zero.
+      second: [others, dim] features of any norm above zero.
       of_first: [pairs] row in `first` of each pair.
       of_second: [pairs] row in `second` of each pair.
     """

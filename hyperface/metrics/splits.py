@@ -12,7 +12,10 @@ from hyperface.metrics.threshold import allowed_impostors
 
 
 class Spread(NamedTuple):
-    """The mean of a score over the splits of a pair list, and how much it varies."""
+    """The mean of a score over the splits of a pair list, and how much the score varies.
+
+    A split is a group of pairs that is scored by itself.
+    """
 
     mean: float
     """Mean of the score over all splits."""
@@ -35,9 +38,9 @@ class PairRates(NamedTuple):
     fars: tuple[float, ...]
     """The requested false accept rates."""
     allowed: SplitCounts
-    """[splits, fars] number of false accepts that a false accept rate allows. If it is zero, the
-    split has too few different pairs for the rate, and `tar` is the true accept rate at no false
-    accept."""
+    """[splits, fars] number of different pairs (pairs of two people) of the split that may be
+    accepted at the rate. If it is zero, the split has too few different pairs for the rate, and
+    `tar` is the true accept rate without any false accept."""
 
     def spread(self) -> dict[str, Spread]:
         """Returns score name -> mean and deviation over splits.
@@ -51,8 +54,8 @@ class PairRates(NamedTuple):
     def unsupported(self) -> list[float]:
         """Returns the false accept rates for which at least one split has too few different pairs.
 
-        A rate needs at least 1 / rate different pairs. With fewer pairs, `tar` of that split is the
-        true accept rate at no false accept.
+        A different pair is a pair of two people. A rate needs at least 1 / rate different pairs in
+        each split. In a split with fewer, `tar` is the true accept rate without any false accept.
         """
         return [far for i, far in enumerate(self.fars) if np.any(self.allowed[:, i] == 0)]
 
@@ -62,17 +65,19 @@ def pair_rates(
 ) -> PairRates:
     """Computes verification rates on each split by itself, as the protocols of CFP and IJB-A do.
 
-    If all pairs have the same split id, the rates are those of all pairs together.
+    A split is a group of pairs. If all pairs have the same split id, the rates are those of all
+    pairs together.
 
     Args:
       scores: [pairs] similarities.
-      same: [pairs] bool, True where both sides show one person.
+      same: [pairs] bool, True where both sides of the pair (images, or sets of images as in IJB-A)
+        show one person.
       split: [pairs] whole number, the split that each pair belongs to.
       fars: false accept rates in [0, 1].
 
     Raises:
       ValueError: lengths differ, a score is not finite, a far is outside [0, 1], or a split has
-        pairs of one kind only.
+        only pairs of one person or only pairs of two people.
 
     Example:
       >>> scores, same = [0.9, 0.8, 0.3, 0.1, 0.7, 0.2], [1, 0, 1, 0, 1, 0]

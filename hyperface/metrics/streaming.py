@@ -33,13 +33,15 @@ SLACK = 1e-5
 class ScoreStream:
     """Computes verification rates over any number of pairs, from blocks of scores.
 
-    All genuine scores and the highest impostor scores are kept in memory. So the rates up to
-    `exact_far` are exact: they equal those of `roc.true_accept_rate`. The other impostor scores are
-    only counted in a histogram. For higher rates the threshold is therefore an edge of a bin, less
-    than 2^-15 in cosine (the width of a bin) from the exact threshold. The argument `rule` of
-    `threshold` and `true_accept_rate` chooses which: the next edge above for "strict" (the
-    default), or below for "blufr". So with "strict" the true accept rate is never too high, and
-    with "blufr" never too low.
+    All genuine scores (of pairs of one person) and the highest impostor scores (of pairs of two
+    people) are kept in memory. So results for false accept rates up to `exact_far` are exact: they
+    equal those of `roc.true_accept_rate`. The other impostor scores are only counted in a
+    histogram. For higher false accept rates, the threshold is therefore an edge of a histogram bin,
+    less than 2^-15 in cosine (the width of a bin) from the exact threshold.
+
+    Which edge it is depends on the argument `rule` of the methods. With "strict" (the default), it
+    is the next edge above the exact threshold, so that the true accept rate is never too high. With
+    "blufr", it is the next edge below, so that the true accept rate is never too low.
 
     Args:
       tail: number of the highest impostor scores that are kept. With N impostor scores, rates up to
@@ -83,8 +85,8 @@ class ScoreStream:
         """Adds a block of scores.
 
         Args:
-          genuine: cosines of same pairs, in an array of any shape.
-          impostors: cosines of different pairs, in an array of any shape.
+          genuine: cosines of pairs of one person, in an array of any shape; None adds none.
+          impostors: cosines of pairs of two people, in an array of any shape; None adds none.
 
         Raises:
           ValueError: a score has another type, is not finite or lies outside [-1, 1].
@@ -121,11 +123,10 @@ class ScoreStream:
 
         Args:
           far: one false accept rate in [0, 1], or an array of them.
-          rule: how the threshold is computed from `far`. "strict": just above the highest score of
-            the impostors that has to be refused, so that the measured FAR never exceeds `far`.
-            "blufr", the rule of BLUFR's published code: equal to the lowest score that may be
-            accepted. All scores equal to it are accepted too, so that the measured FAR may be
-            higher.
+          rule: how the threshold is computed from `far`. "strict": the lowest threshold whose
+            measured FAR does not exceed `far`. "blufr", the rule of BLUFR's published code: the
+            k-th highest of the N scores of the impostor pairs, where k is `far` * N rounded to the
+            nearest number. Its measured FAR may exceed `far`. At k = 0 no such score is accepted.
 
         Raises:
           ValueError: no genuine or no impostor score was added, or a rate is outside [0, 1].
@@ -158,13 +159,14 @@ class ScoreStream:
     def true_accept_rate(self, far: ArrayLike, *, rule: Rule = "strict") -> OfRates:
         """Returns the share of genuine scores at or above the threshold for each rate.
 
+        Rates above `exact_far` have approximate thresholds; see `threshold`.
+
         Args:
           far: one false accept rate in [0, 1], or an array of them.
-          rule: how the threshold is computed from `far`. "strict": just above the highest score of
-            the impostors that has to be refused, so that the measured FAR never exceeds `far`.
-            "blufr", the rule of BLUFR's published code: equal to the lowest score that may be
-            accepted. All scores equal to it are accepted too, so that the measured FAR may be
-            higher.
+          rule: how the threshold is computed from `far`. "strict": the lowest threshold whose
+            measured FAR does not exceed `far`. "blufr", the rule of BLUFR's published code: the
+            k-th highest of the N scores of the impostor pairs, where k is `far` * N rounded to the
+            nearest number. Its measured FAR may exceed `far`. At k = 0 no such score is accepted.
 
         Returns:
           The true accept rates, in the shape of `far`.
@@ -224,14 +226,14 @@ def stream_all_pairs(
     exact_far: float = 0.01,
     place: Place = jnp.asarray,
 ) -> ScoreStream:
-    """Scores all pairs of different images by cosine, and returns a stream with all scores.
+    """Scores each pair of two distinct images by cosine, and returns a stream with all scores.
 
     The matrix of scores is computed in tiles, and never exists as a whole.
 
     Args:
       unit: [images, dim] features of unit length; the scores have the same dtype as the features.
-      labels: [images] person of each image, by which each pair is a genuine pair (one
-        person) or an impostor pair (two people).
+      labels: [images] person of each image. Two images with equal labels are a genuine pair, and
+        other pairs are impostor pairs.
       exact_far: the stream keeps so many impostor scores that its thresholds are exact for all
         false accept rates up to this one.
       place: function that puts the rows of a tile on devices. The default uses JAX's default

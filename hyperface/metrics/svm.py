@@ -31,7 +31,8 @@ def svm_threshold(scores: Scores, same: Same) -> float:
 
     Args:
       scores: [pairs] similarities of the pairs on which the threshold is chosen.
-      same: [pairs] bool, True where both images show one person.
+      same: [pairs] bool, True for a same pair (both images show one person), False for a different
+        pair (they show two people).
 
     Returns:
       The threshold. A pair is decided to be the same if its score is at least the threshold.
@@ -145,7 +146,7 @@ def kernel_decisions(kernel: Kernel, same: Same, test: Tested) -> Decisions:
     Args:
       kernel: [pairs, pairs] kernel value of each pair with each pair, such as the
         `histogram_intersection` of their histograms.
-      same: [pairs] bool, True where both sides show one person.
+      same: [pairs] bool, True where both sides of the pair (such as two videos) show one person.
       test: [pairs] bool, True for the held-out pairs.
 
     Returns:

@@ -49,12 +49,13 @@ def checked_scores(scores: ArrayLike, name: str) -> np.ndarray:
 
 
 def allowed_impostors(far: ArrayLike, num_impostors: int, rule: Rule = "strict") -> np.ndarray:
-    """Returns how many of N impostor pairs may be accepted at a false accept rate (FAR).
+    """Returns how many of N impostor pairs (of two people) may be accepted at a false accept rate.
 
     Args:
       far: one false accept rate in [0, 1], or an array of them.
       num_impostors: N, the number of impostor pairs.
-      rule: "strict" rounds far * N down. "blufr" rounds it to the nearest number, and halves up.
+      rule: "strict" rounds far * N down. "blufr" rounds it to the nearest whole number; a half is
+        rounded up.
 
     Returns:
       int64, in the shape of `far`.
@@ -170,6 +171,7 @@ def supported(far: ArrayLike, num_impostors: int) -> np.ndarray:
       num_impostors: N, the number of impostor pairs.
 
     Returns:
-      bool, in the shape of `far`. Where it is False, the threshold allows no false accept.
+      bool, in the shape of `far`. Where it is False, the threshold of the rule "strict" accepts no
+      impostor pair (a pair of two people).
     """
     return allowed_impostors(far, num_impostors) >= 1

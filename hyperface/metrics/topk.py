@@ -4,7 +4,9 @@ import numpy as np
 
 
 class Tail:
-    """Collects scores block by block and keeps only the highest ones, from which thresholds follow.
+    """Collects scores block by block, and keeps only the highest scores.
+
+    Thresholds for low false accept rates can be computed from the highest impostor scores alone.
 
     Args:
       size: number of scores to keep. Up to twice as many scores are in memory, plus one block.

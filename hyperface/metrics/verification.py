@@ -42,8 +42,8 @@ class FoldAccuracy(NamedTuple):
     """
 
     accuracy: PerFold
-    """[folds] accuracy on the fold, in [0, 1]. It is the mean of the share of same pairs that are
-    accepted and the share of different pairs that are refused."""
+    """[folds] accuracy on the fold, in [0, 1]. It is the mean of two shares: the accepted share of
+    the pairs of one person, and the refused share of the pairs of two people."""
     thresholds: PerFold
     """[folds] threshold used on the fold; a pair is accepted if its score is at least this."""
 
@@ -54,14 +54,17 @@ class FoldAccuracy(NamedTuple):
 
     @property
     def standard_error(self) -> float:
-        """The standard error of the mean over folds (LFW's convention); nan for one fold."""
+        """The standard error of the mean: deviation over folds / sqrt(folds), as LFW asks.
+
+        It is NaN for one fold.
+        """
         if self.accuracy.size < 2:
             return float("nan")
         return float(self.accuracy.std(ddof=1) / np.sqrt(self.accuracy.size))
 
 
 class Verification(NamedTuple):
-    """The result of `verify`: how well scores separate same pairs from different pairs."""
+    """The result of `verify`: how well scores tell whether a pair shows one person."""
 
     folds: FoldAccuracy
     """Accuracy of k-fold cross-validation, one value per fold, and the thresholds."""
@@ -76,10 +79,10 @@ class Verification(NamedTuple):
 
     @property
     def unsupported(self) -> list[float]:
-        """The false accept rates of `tar_at_far` for which there are too few different pairs.
+        """The false accept rates of `tar_at_far` for which there are too few pairs of two people.
 
-        A rate needs at least 1 / rate different pairs. With fewer, its threshold allows no false
-        accept.
+        A rate needs at least 1 / rate pairs of two people. With fewer, the threshold for the rate
+        accepts no pair of two people.
         """
         different = int(np.sum(~self.pairs.same))
         return [far for far in self.tar_at_far if not supported(far, different)]
@@ -92,14 +95,14 @@ def verify(features: Features, labels: Labels, *, folds: int = 10) -> Verificati
     and 0.001, and the ROC curve.
 
     Args:
-      features: [images, dim] features of any length.
+      features: [images, dim] features of any norm above zero.
       labels: [images] person of each image.
       folds: number of folds into which the pairs are divided for the accuracy. The threshold for
         each fold is chosen on all other folds.
 
     Raises:
-      ValueError: a feature is zero or not finite, or there are fewer same or different pairs than
-        folds.
+      ValueError: a feature is zero or not finite, or there are fewer pairs of one person, or fewer
+        pairs of two people, than folds.
     """
     pairs = all_pairs(labels)
     scores = cosine_scores(features, pairs)
@@ -127,7 +130,7 @@ def cosine_scores(features: Features, pairs: Pairs) -> Scores:
     """Returns the cosine of each pair's features, in float64.
 
     Args:
-      features: [images, dim] features of any length above zero.
+      features: [images, dim] features of any norm above zero.
       pairs: the rows in `features` of both images of each pair.
 
     Raises:
@@ -148,14 +151,18 @@ def cosine_scores(features: Features, pairs: Pairs) -> Scores:
 
 
 def deal_folds(same: Same, folds: int) -> Folds:
-    """Divides pairs into folds (groups for cross-validation) with equal shares of each kind.
+    """Divides pairs into folds (groups for cross-validation), and returns the fold of each pair.
 
     The same pairs are assigned to the folds in turn (0, 1, ..., 0, 1, ...), and so are the
-    different pairs. Returns [pairs] int64, the id of each pair's fold.
+    different pairs. So all folds have equally many pairs of each kind, or one more.
 
     Args:
-      same: [pairs] bool, or 0 and 1.
+      same: [pairs] bool, or 0 and 1: True or 1 for a same pair (both images show one person), False
+        or 0 for a different pair (they show two people).
       folds: number of folds; the ids are 0 to folds - 1.
+
+    Returns:
+      [pairs] int64, the id of each pair's fold.
 
     Raises:
       ValueError: there are fewer same or different pairs than folds.
@@ -182,7 +189,8 @@ def fold_accuracy(scores: Scores, same: Same, fold: Folds) -> FoldAccuracy:
 
     Args:
       scores: [pairs] similarities.
-      same: [pairs] bool, True where both images show one person.
+      same: [pairs] bool, True for a same pair (both images show one person), False for a different
+        pair (they show two people).
       fold: [pairs] id of the fold of each pair, as `deal_folds` returns it. Each fold needs pairs
         of both kinds; otherwise its accuracy is NaN.
 
@@ -204,14 +212,16 @@ def held_out_accuracy(
 
     Args:
       scores: [pairs] similarities.
-      same: [pairs] bool, True where both images show one person.
+      same: [pairs] bool, True for a same pair (both images show one person), False for a different
+        pair (they show two people).
       test: [pairs] bool, True for the held-out pairs, on which the accuracy is computed.
       rule: function (scores, same) -> threshold, called with the pairs that are not held out. None
         uses `best_threshold`.
 
     Returns:
-      (accuracy, threshold): the accuracy on the held-out pairs, the mean of the share of accepted
-      same pairs and the share of refused different pairs; and the threshold that `rule` chose.
+      (accuracy, threshold). `accuracy` is computed on the held-out pairs, as the mean of two
+      shares: the accepted same pairs, and the refused different pairs. `threshold` is the number
+      that `rule` returned.
     """
     same = checked_same(same)
     threshold = (rule or best_threshold)(scores[~test], same[~test])
@@ -219,13 +229,14 @@ def held_out_accuracy(
 
 
 def balanced_accuracy(scores: Scores, same: Same, threshold: float) -> float:
-    """Returns the mean of the share of accepted same pairs and that of refused different pairs.
+    """Returns the mean of two shares: accepted same pairs, and refused different pairs.
 
     So the accuracy of a random guess is one half, even if there are more pairs of one kind.
 
     Args:
       scores: [pairs] similarities.
-      same: [pairs] bool, or 0 and 1.
+      same: [pairs] bool, or 0 and 1: True or 1 for a same pair (both images show one person), False
+        or 0 for a different pair (they show two people).
       threshold: a pair is accepted if its score is at least this.
     """
     same = checked_same(same)
@@ -235,15 +246,19 @@ def balanced_accuracy(scores: Scores, same: Same, threshold: float) -> float:
 def best_threshold(scores: Scores, same: Same) -> float:
     """Returns the threshold of the highest accuracy, midway between two scores.
 
-    Accuracy is the mean of the share of accepted same pairs and that of refused different pairs.
-    The midpoints between neighbouring scores are tried. If several of them are equally good, their
-    median is returned; of an even number, the higher of the middle two. (Their mean may have a
-    lower accuracy.) If all of them are worse than a random guess, the threshold is the lowest
-    score, which accepts every pair.
+    Accuracy is the mean of two shares: the accepted same pairs, and the refused different pairs.
+    The midpoints between neighbouring scores are tried. If several midpoints are equally good,
+    their median is returned. For an even number of them, it is the higher of the two in the middle,
+    because the mean of these two may have a lower accuracy. If all midpoints are worse than a
+    random guess, the threshold is the lowest score, which accepts every pair.
 
     Args:
       scores: [pairs] similarities.
-      same: [pairs] bool, or 0 and 1.
+      same: [pairs] bool, or 0 and 1: True or 1 for a same pair (both images show one person), False
+        or 0 for a different pair (they show two people).
+
+    Raises:
+      ValueError: a score is not finite, lengths differ, or there are no same or no different pairs.
 
     Example:
       >>> scores, same = np.array([0.9, 0.7, 0.5, 0.3]), np.array([True, False, True, False])
@@ -257,14 +272,18 @@ def best_threshold(scores: Scores, same: Same) -> float:
 def mean_best_threshold(scores: Scores, same: Same) -> float:
     """Returns the mean of all thresholds that have the highest accuracy.
 
-    SphereFace's published code chooses its threshold in this way. Accuracy is the mean of the share
-    of accepted same pairs and that of refused different pairs. The thresholds are midpoints between
-    neighbouring scores. The accuracy at their mean may be lower than at any of them;
-    `best_threshold` returns their median instead.
+    This threshold is the one that SphereFace's published code uses. Accuracy is the mean of two
+    shares: the accepted same pairs, and the refused different pairs. The thresholds are midpoints
+    between neighbouring scores. The accuracy at the mean of several thresholds may be lower than at
+    each of them; `best_threshold` returns their median instead.
 
     Args:
       scores: [pairs] similarities.
-      same: [pairs] bool, or 0 and 1.
+      same: [pairs] bool, or 0 and 1: True or 1 for a same pair (both images show one person), False
+        or 0 for a different pair (they show two people).
+
+    Raises:
+      ValueError: a score is not finite, lengths differ, or there are no same or no different pairs.
     """
     return float(np.mean(_best_cuts(scores, same)))
 

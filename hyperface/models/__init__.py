@@ -92,7 +92,7 @@ def create(
     dtype: DTypeLike = jnp.float32,
     remat: bool = False,
 ) -> nn.Module:
-    """Returns the backbone with this name, for images of any size.
+    """Returns the backbone (a network from images to features) of this name, for any image size.
 
     Args:
       name: one of `BACKBONES`, such as "sphereface-mini".

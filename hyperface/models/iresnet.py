@@ -15,6 +15,8 @@ from hyperface.models.norm import Affine, BatchNorm
 class IResNet(Backbone):
     """A residual network of four stages with batch normalisation (BN).
 
+    It maps images [batch, height, width, channels] to features [batch, feature_dim] in float32.
+
     A block is BN, conv, BN, PReLU, conv, BN. The first block of each stage has stride 2, and its
     shortcut is a 1 x 1 convolution with BN. BN, the linear feature layer, and a BN without a scale
     follow the last block. The last feature map of 112 x 112 images is 7 x 7 x 512. Convolution
@@ -36,7 +38,7 @@ class IResNet(Backbone):
     # read it from instances only.
     @property
     def batch_norm(self) -> bool:  # pyright: ignore[reportIncompatibleVariableOverride]
-        """Whether the network has batch statistics; a folded network has none."""
+        """Whether the network has batch statistics: False only if `folded`, the form to deploy."""
         return not self.folded
 
     @nn.compact

@@ -21,7 +21,8 @@ MAX_CHANNELS = 4
 class Backbone(nn.Module):
     """Base class of all backbones: checks of their input, and settings that they share.
 
-    A backbone takes images [batch, height, width, channels] of any size that is large enough.
+    A backbone maps images [batch, height, width, channels], floats in [-1, 1], to features [batch,
+    feature_dim] in float32. Images may have any size for which the last feature map is not empty.
 
     Attributes:
       feature_dim: size of the feature.
@@ -35,16 +36,18 @@ class Backbone(nn.Module):
     remat: bool = False
 
     batch_norm: ClassVar[bool] = False
-    """Whether the network has batch statistics: `__call__` then takes `train` (whether to
-    normalise by the batch's statistics), `counted` ([batch] bool, False for padding; None counts
-    all) and `axis_name` (the mapped axis over which the batch is split, or None). In training it
-    updates the collection "batch_stats"."""
+    """Whether the network has batch statistics. If True, `__call__` has three more arguments:
+    `train` (whether to normalise by the batch's statistics, and to update the collection
+    "batch_stats"), `counted` ([batch] bool, False for padding; None counts all) and `axis_name`
+    (name of the mapped axis over which the batch is split, or None)."""
 
     def first(self, images: jax.Array, convolution: str) -> jax.Array:
-        """Checks the images, and returns them in the dtype of the layers.
+        """Checks the images, and returns them unchanged in shape, in the dtype of the layers.
+
+        It is the first step of `__call__` of each backbone.
 
         Args:
-          images: the images that the network was called with.
+          images: [batch, height, width, channels], the images that the network was called with.
           convolution: name of the first convolution. If it has parameters already, its kernel tells
             the expected number of channels.
 
@@ -76,7 +79,8 @@ class Backbone(nn.Module):
 
         Args:
           x: the last feature map, [batch, height, width, channels].
-          images: the images that the network was called with, for messages.
+          images: [batch, height, width, channels], the images that the network was called with.
+            They are used only for error messages.
           dense: name of the linear layer. If it has parameters already, its kernel tells the
             expected size.
 
@@ -84,8 +88,8 @@ class Backbone(nn.Module):
           [batch, height * width * channels].
 
         Raises:
-          InputError: the images are too small, or differ in size from those that the parameters
-            were trained with.
+          InputError: the images are too small, or have another size than the images of the
+            training.
         """
         height, width = images.shape[1:3]
         found = f"images of {height} x {width}"
@@ -121,12 +125,12 @@ class Backbone(nn.Module):
 
 
 class PReLU(nn.Module):
-    """The activation max(x, 0) + a min(x, 0), with one learned slope a per channel.
+    """The activation max(x, 0) + slope * min(x, 0), with one learned slope per channel.
 
-    Slopes are initialised with 0.25, as in Caffe.
+    x is [..., channels]. Slopes are initialised with 0.25, as in Caffe.
 
     Attributes:
-      shared: learn one slope for all channels.
+      shared: True learns one slope for all channels instead.
     """
 
     shared: bool = False
@@ -142,9 +146,10 @@ class PReLU(nn.Module):
 class ResidualBlock(nn.Module):
     """A residual block: x + PReLU(conv(PReLU(conv(x)))), with no activation after the sum.
 
-    The convolutions are initialised with standard deviation 0.01, so that a fresh block is nearly
-    the identity. They have no biases. (In the authors' published networks they have biases that
-    stay at zero.)
+    x and the result are [batch, height, width, `width` channels]. The 3 x 3 convolutions are
+    initialised with standard deviation 0.01, so that a fresh block is nearly the identity. They
+    have no biases. (In the networks that the papers' authors published, they have biases that stay
+    at zero.)
 
     Attributes:
       width: number of channels of the input and of both convolutions.

@@ -10,9 +10,10 @@ from hyperface.models.layers import Backbone, PReLU, max_pool, xavier
 class LeNet(Backbone):
     """A LeNet of three pairs of convolutions whose feature is small enough to be plotted.
 
-    The pairs have 32, 64 and 128 channels, with PReLU after each convolution and max pooling after
-    each pair. The last feature map of 28 x 28 images is 3 x 3 x 128, and one linear layer computes
-    the feature from it.
+    It maps images [batch, height, width, channels] to features [batch, feature_dim]. The pairs of
+    convolutions have 32, 64 and 128 channels, with PReLU after each convolution and max pooling
+    after each pair. The last feature map of 28 x 28 images is 3 x 3 x 128, and one linear layer
+    computes the feature from it.
 
     Attributes:
       feature_dim: size of the feature: 2 to plot it on a plane, 3 in NormFace's MNIST experiment.
@@ -74,8 +75,9 @@ class LeNet(Backbone):
 class PlaneLeNet(Backbone):
     """The small LeNet of NormFace's Figure 2, with a feature that is plotted on a plane.
 
-    It has two 5 x 5 convolutions of 20 and 50 channels without padding, and a hidden layer of 500
-    units. It needs about 1/28 of the operations of `LeNet`.
+    It maps images [batch, height, width, channels] to features [batch, feature_dim]. It has two 5 x
+    5 convolutions of 20 and 50 channels without padding, and a hidden layer of 500 units. It needs
+    about 1/28 of the operations of `LeNet`.
 
     Attributes:
       feature_dim: size of the feature: 2 to plot it on a plane.

@@ -26,10 +26,12 @@ def max_feature_map(x: jax.Array) -> jax.Array:
 
 
 class LightCNN(Backbone):
-    """A network of nine convolutions and four pools, with max-feature-map activations.
+    """The Light CNN of Wu et al. (2015): nine convolutions and four pools, with max-feature-map.
 
-    The last feature map of 128 x 128 images is 8 x 8 x 128. Max-feature-map also follows the linear
-    feature layer. Biases are initialised with 0.1. The paper's dropout is between the feature and
+    It maps images [batch, height, width, channels] to features [batch, feature_dim].
+    Max-feature-map is the activation: it takes the larger value of each two channels, and so halves
+    their number. It also follows the linear feature layer. The last feature map of 128 x 128 images
+    is 8 x 8 x 128. Biases are initialised with 0.1. The paper's dropout is between the feature and
     the classes, so it is a setting of the loss (`SoftmaxTerm.dropout`).
 
     Attributes:

@@ -20,11 +20,11 @@ he_normal = nn.initializers.variance_scaling(2.0, "fan_in", "normal")
 class Stage(NamedTuple):
     """A stage of blocks of one width.
 
-    The first block has stride 2, and the others add their input to their output.
+    The first block has stride 2. Each other block adds its input to its output (a shortcut).
     """
 
     width: int
-    """Number of channels of the blocks' outputs."""
+    """Number of channels of the output of each block."""
     first_expansion: int
     """Number of channels inside the first block."""
     expansion: int
@@ -36,15 +36,23 @@ class Stage(NamedTuple):
 class MobileFaceNet(Backbone):
     """A network of a stem, stages of inverted bottleneck blocks, and a global depthwise layer.
 
-    A block is a 1 x 1 convolution, a 3 x 3 depthwise convolution and a 1 x 1 convolution. The
-    global depthwise layer has one weight per pixel and channel of the feature map, where other
-    networks take the mean over pixels. Batch normalisation (BN) follows each convolution and the
-    feature layer. PReLU follows BN, except at the end of a block and after the last two layers. The
-    last feature map of 112 x 112 images is 7 x 7 x 512.
+    It maps images [batch, height, width, channels] to features [batch, feature_dim] in float32.
+
+    - The stem is two 3 x 3 convolutions, the first with stride 2.
+    - An inverted bottleneck block is a 1 x 1 convolution, a 3 x 3 depthwise convolution and a 1 x 1
+      convolution. It has more channels inside than at its ends.
+    - The last block is followed by a 1 x 1 convolution, which computes the last feature map.
+    - The global depthwise layer is a weighted sum over the pixels of the last feature map, with one
+      learned weight per pixel and channel. Other networks take the mean over pixels.
+    - Batch normalisation (BN) follows each of these layers and the linear feature layer. PReLU
+      follows BN, except at the end of a block and after the last two layers.
+
+    The last feature map of 112 x 112 images is 7 x 7 x 512.
 
     Attributes:
-      stem: number of channels of the first two convolutions.
-      stem_groups: number of groups of the second convolution; None makes one per channel.
+      stem: number of channels of the two convolutions of the stem.
+      stem_groups: number of channel groups of the stem's second convolution; None uses one group
+        per channel.
       stages: the stages of blocks.
       last: number of channels of the last feature map.
       folded: build the form for deployment, which has no batch statistics: each BN is merged
@@ -65,7 +73,7 @@ class MobileFaceNet(Backbone):
     # read it from instances only.
     @property
     def batch_norm(self) -> bool:  # pyright: ignore[reportIncompatibleVariableOverride]
-        """Whether the network has batch statistics; a folded network has none."""
+        """Whether the network has batch statistics: False only if `folded`, the form to deploy."""
         return not self.folded
 
     @nn.compact

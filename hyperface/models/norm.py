@@ -24,10 +24,11 @@ _Kept = tuple[jax.Array, jax.Array, Statistics, jax.Array]
 class BatchNorm(nn.Module):
     """Batch normalisation of each channel, with statistics over the batch of all devices.
 
-    Training normalises by the batch's mean and variance, and evaluation by their moving averages.
-    The statistics are float32, over all real examples of the whole batch. Sums and counts are added
-    over the devices and then divided. A mean of the devices' means would be wrong if the devices
-    have different numbers of padding examples.
+    Input and output are [batch, ..., channels]. Training normalises by the batch's mean and
+    variance, and evaluation by their moving averages. The statistics are float32, over the whole
+    batch without its padding examples. Sums and counts are added over the devices and then divided.
+    A mean of the devices' means would be wrong if the devices have different numbers of padding
+    examples.
 
     Attributes:
       scaled: whether a learned scale multiplies the result; a learned bias is always added.
@@ -191,7 +192,8 @@ _normalized.defvjp(_normalized_fwd, _normalized_bwd)
 class Affine(nn.Module):
     """A layer with a learned scale and bias per channel: x * scale + bias.
 
-    It replaces a batch normalisation whose mean and variance were merged into scale and bias.
+    x is [batch, ..., channels]. The layer replaces a batch normalisation whose mean and variance
+    were merged into scale and bias.
 
     Attributes:
       dtype: type of the result.

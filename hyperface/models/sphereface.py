@@ -10,9 +10,11 @@ from hyperface.models.layers import Backbone, PReLU, ResidualBlock, xavier
 
 
 class SphereFace(Backbone):
-    """The residual network of SphereFace. A stage is a convolution of stride 2 and residual blocks.
+    """The residual network of SphereFace, which has no normalisation layers and no pooling.
 
-    A linear feature layer follows the last stage. Activations are PReLU.
+    It maps images [batch, height, width, channels] to features [batch, feature_dim]. A stage is a
+    convolution of stride 2, followed by residual blocks. A linear feature layer follows the last
+    stage. Activations are PReLU.
 
     Attributes:
       widths: number of channels of each stage.

@@ -10,12 +10,14 @@ from hyperface.models.layers import Backbone, PReLU, ResidualBlock, max_pool, xa
 
 
 class Wen(Backbone):
-    """A residual network of 28 layers, with unpadded convolutions and pools between its stages.
+    """The residual network of center loss (Wen et al. 2016), of 28 layers.
 
-    The last feature map of 112 x 96 images is 5 x 4 x 512.
+    It maps images [batch, height, width, channels] to features [batch, feature_dim]. Each stage is
+    a convolution without padding, a max pool and residual blocks. The last feature map of 112 x 96
+    images is 5 x 4 x 512.
 
     Attributes:
-      stem: number of channels of the first convolution.
+      stem: number of channels of the first convolution, which is in front of the stages.
       widths: number of channels of each stage.
       blocks: number of residual blocks of each stage.
     """
