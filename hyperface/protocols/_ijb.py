@@ -53,8 +53,8 @@ def read_ijb_templates(path: Path | str) -> Templates:
 
     A template is a set of images of one person. IJB-A's files are `train_1.csv` and
     `verify_metadata_1.csv` for verification (1:1), and `search_gallery_1.csv` and
-    `search_probe_1.csv` for search (1:N). Columns are found by these names in the header, and other
-    columns are ignored:
+    `search_probe_1.csv` for search (1:N). Columns are found by their names in the header. These are
+    read, and others are ignored:
 
     - TEMPLATE_ID, SUBJECT_ID, and FILE or FILENAME;
     - MEDIA_ID, or SIGHTING_ID if there is no MEDIA_ID;

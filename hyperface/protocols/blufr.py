@@ -110,7 +110,7 @@ class BlufrRates(NamedTuple):
         """Returns the detection and identification rate (DIR), with its spread over the trials.
 
         DIR is the share of the probes with a mate (a gallery image of their person) for which the
-        mate is among the best `rank` matches and its score is accepted.
+        mate is among the best `rank` matches and its score reaches the threshold of the FAR.
 
         Args:
           far: the false accept rate, one of `identification_fars`.

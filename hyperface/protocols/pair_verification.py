@@ -83,7 +83,8 @@ def verify_pairs(
     is a group of pairs that is tested together. Mean, PCA and threshold are fitted on the images of
     all pairs in the other folds. An image in two pairs counts twice, as in the code that the
     NormFace authors published. The accuracy of a fold is the mean of two shares: the share of its
-    same pairs that are called "same", and of its different pairs that are called "different".
+    same pairs that are called "same", and the share of its different pairs that are called
+    "different".
 
     Args:
       features: [images, dim] of any norm, already merged with those of the mirror images.

@@ -66,9 +66,9 @@ class Settings:
     random samples of pairs."""
     rule: Rule = "blufr"
     """Rule by which the protocol `blufr` turns a false accept rate (FAR) into a threshold. With N
-    scores of impostors (pairs of two people), the threshold of "blufr" is the k-th highest of them,
-    where k = FAR N is rounded. "strict" rounds k down, and sets the threshold just above the
-    (k + 1)-th highest, so that the measured rate is never above FAR."""
+    scores of impostors (such as pairs of two people), the threshold of "blufr" is the k-th highest
+    of them, where k = FAR N is rounded. "strict" rounds k down, and sets the threshold just above
+    the (k + 1)-th highest, so that the measured rate is never above FAR."""
     gammas: int | None = None
     """K, the number of terms in the Ring loss paper's score of two templates (sets of images of one
     person): a sum of K weighted means of the cosines of their images. None means the protocol's

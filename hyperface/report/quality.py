@@ -54,8 +54,10 @@ def quality_table(title: str, found: NormQuality) -> Table:
 def resolution_table(found: Mapping[str, tuple[float, NormQuality]]) -> Table:
     """Returns a table that shows how feature norms depend on the resolution, one row per protocol.
 
-    A row has the mean norm, the rank correlations of a pair's smaller norm with its similarity, and
-    the share of refused pairs of one person: of all of them, and without those of lowest norm.
+    The norm of a pair is the smaller norm of its two images. A row has the mean norm of the images,
+    and the rank correlations of the pairs' norms with their similarities. It also has the share of
+    pairs of one person that are refused: among all such pairs, and among those that remain when the
+    30 % with the lowest norms are left out.
 
     Args:
       found: title of a protocol -> (factor by which the area of its images was reduced, the
