@@ -12,12 +12,16 @@ from hyperface.protocols.pair_list import Pair, PairList, collect
 
 
 def read_agedb(path: Path | str, *, repeats: bool = False) -> PairList:
-    """Reads AgeDB's own protocol: `04_FINAL_protocol_30_years.mat`, or its file of another age gap.
+    """Reads a MATLAB file of AgeDB's own protocol, such as `04_FINAL_protocol_30_years.mat`.
 
-    The variable `splits` of the file has one cell per fold. A cell is a struct of two fields. The
-    first field has [2, pairs] cells, one per image. Each holds a struct, and the name of the image
-    is its first field. The second field has the labels of the pairs: 1 for one person and -1 for
-    two. (AgeDB's text lists are read by `read_pairs`.)
+    The number of years is the age gap between the two images of a pair. The variable `splits` of
+    the file has one cell per fold (group of pairs). This cell is a struct of two fields:
+
+    - The first field is an array of [2, pairs] cells, one cell per image. Each of these cells has a
+      struct whose first field is the image's name.
+    - The second field has one label per pair: 1 for one person, and -1 for two people.
+
+    AgeDB's text lists have another form, which `read_pairs` reads.
 
     Args:
       path: the file.
@@ -28,9 +32,9 @@ def read_agedb(path: Path | str, *, repeats: bool = False) -> PairList:
       The pairs, fold by fold; images are named as in the folder `03_Protocol_Images`, with `.jpg`.
 
     Raises:
-      InputError: the file is damaged or has no `splits`; or a pair breaks this form, has one image
-        twice, is listed as same and as different, or is repeated although `repeats` is False. The
-        message names fold and pair, counted from 1, as "file:splits{1}:7".
+      InputError: the file is damaged or has no `splits`; or a pair does not have this form, has one
+        image twice, is listed both as one person and as two people, or is repeated although
+        `repeats` is False. The message names fold and pair, counted from 1, as "file:splits{1}:7".
 
     References:
       Moschoglou et al.: AgeDB: the first manually collected, in-the-wild age database, CVPRW 2017.

@@ -16,7 +16,7 @@ _SINGLE = ("imageList", "labels")
 
 
 class Trial(NamedTuple):
-    """One trial of BLUFR: which images are for training, and which are compared.
+    """One trial of BLUFR (a benchmark on LFW): which images are for training, which are compared.
 
     Each array is one-dimensional and contains int64 positions in `BlufrLists.images`, from 0.
     """
@@ -40,10 +40,14 @@ class BlufrLists(NamedTuple):
     labels: np.ndarray
     """[images] int64, the number of the person, from 1."""
     trials: list[Trial]
+    """The ten trials, whose arrays are positions in `images`."""
 
 
 def read_blufr(path: Path | str, template: str = IMAGE_NAME) -> BlufrLists:
-    """Reads `blufr_lfw_config.mat`, the file of BLUFR's lists.
+    """Reads `blufr_lfw_config.mat`, the lists of the benchmark BLUFR on the images of LFW.
+
+    A trial has images for training, and images of other people for the test. The test images are
+    also divided into gallery images and probes, which are searched in the gallery.
 
     Args:
       path: the file.
@@ -52,7 +56,7 @@ def read_blufr(path: Path | str, template: str = IMAGE_NAME) -> BlufrLists:
         `Ann_Lee/Ann_Lee_0001.jpg`. In the file itself names have the form `{name}_{number:04}.jpg`.
 
     Returns:
-      The images and the ten trials of the file. Its development set is not read.
+      The images and the ten trials. The file's set for development is not read.
 
     Raises:
       InputError: the template is not valid; the file is damaged; an index is out of range or

@@ -49,11 +49,12 @@ class Landmarks(NamedTuple):
 
 
 def read_ijb_templates(path: Path | str) -> Templates:
-    """Reads templates with people: the CSV files of IJB-A and of CS3.
+    """Reads templates and their people from a CSV file of IJB-A or Janus CS3.
 
-    In IJB-A's 1:1 protocol these are `train_1.csv` and `verify_metadata_1.csv`, in 1:N
-    `search_gallery_1.csv` and `search_probe_1.csv`. Columns are found by the names in the header,
-    and other columns are ignored:
+    A template is a set of images of one person. IJB-A's files are `train_1.csv` and
+    `verify_metadata_1.csv` for verification (1:1), and `search_gallery_1.csv` and
+    `search_probe_1.csv` for search (1:N). Columns are found by their names in the header. These are
+    read, and others are ignored:
 
     - TEMPLATE_ID, SUBJECT_ID, and FILE or FILENAME;
     - MEDIA_ID, or SIGHTING_ID if there is no MEDIA_ID;
@@ -66,8 +67,8 @@ def read_ijb_templates(path: Path | str) -> Templates:
       The templates, with one row per line of the file.
 
     Raises:
-      InputError: a column is missing or there twice, a line is malformed, or a line gives a
-        template a second person. The message names the line.
+      InputError: a column is missing or occurs twice, a line is malformed, or two lines name
+        different people for one template. The message names the line.
 
     References:
       Klare et al.: Pushing the frontiers of unconstrained face detection and recognition: IARPA
@@ -102,10 +103,14 @@ def read_ijb_templates(path: Path | str) -> Templates:
 
 
 def read_ijb_faces(path: Path | str) -> Templates:
-    """Reads templates without people: `ijbb_face_tid_mid.txt` and `ijbc_face_tid_mid.txt`.
+    """Reads templates without people from `ijbb_face_tid_mid.txt` or `ijbc_face_tid_mid.txt`.
+
+    A template is a set of images of one person. A medium is a photo or a video, and the frames of a
+    video are images. The file does not name the person of a template.
 
     Args:
-      path: the file. A line such as "1.jpg 1 69544" has the image, the template and the medium.
+      path: the file. A line such as "1.jpg 1 69544" has the image's name, the id of its template,
+        and the id of its medium.
 
     Returns:
       The templates, with one row per line of the file; `subject` and `box` are None.
@@ -125,14 +130,15 @@ def read_ijb_faces(path: Path | str) -> Templates:
 
 
 def read_ijb_landmarks(path: Path | str) -> Landmarks:
-    """Reads landmarks and detection scores: `ijbb_name_5pts_score.txt`, `ijbc_name_5pts_score.txt`.
+    """Reads the landmarks and detector scores of the faces of IJB-B or IJB-C.
 
     Args:
-      path: the file. A line has the image, x and y of five landmarks, and the score.
+      path: the file `ijbb_name_5pts_score.txt` or `ijbc_name_5pts_score.txt`. A line has the
+        image's name, x and y of five landmarks in pixels, and the score of the face detector.
 
     Returns:
-      The landmarks, with one row per line. The lines have the same order as those of the file of
-      faces, which `read_ijb_faces` reads, if both are of one release.
+      The landmarks, with one row per line. If the file of faces (`read_ijb_faces`) is of the same
+      data set and release, its rows have the same order.
 
     Raises:
       InputError: a line is malformed. The message names the line.

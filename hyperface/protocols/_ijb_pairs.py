@@ -19,7 +19,7 @@ _BLANK_LINE = re.compile(rb"^[ \t]*$", re.MULTILINE)
 
 
 class TemplatePairs(NamedTuple):
-    """Pairs of templates that are compared; templates are sets of images, and are named by ids."""
+    """Pairs of templates that are compared. A template is a set of images, and has an id."""
 
     first: np.ndarray
     """[pairs] int64, id of one template."""
@@ -33,18 +33,20 @@ class TemplatePairs(NamedTuple):
 def read_ijb_pairs(
     path: Path | str, templates: Templates | None = None, *, repeats: bool = False
 ) -> TemplatePairs:
-    """Reads a list of template pairs, in one of two forms:
+    """Reads a list of template pairs. A template is a set of images of one person.
 
-    - IJB-A's `verify_comparisons_1.csv` and CS3's matches have lines such as "10,24", which are the
-      ids of two templates, and may have a header;
+    The file has one of two forms:
+
+    - IJB-A's `verify_comparisons_1.csv` and the list of compared pairs of Janus CS3 have lines such
+      as "10,24", which are the ids of two templates. They may have a header.
     - `ijbb_template_pair_label.txt` and `ijbc_template_pair_label.txt` have lines such as
-      "10 24 1", where 1 means one person and 0 two people.
+      "10 24 1". The third number is the label: 1 means one person, and 0 means two people.
 
     Args:
       path: the file.
       templates: the templates that the file may name; None allows all ids. If the file has no
-        labels, `same` of the result is computed from the people of these templates, and is None if
-        no people are given.
+        labels, the field `same` of the result is computed from the people of these templates.
+        `same` is None if neither the labels nor the people are known.
       repeats: True allows a pair to be listed more than once; all of its copies are returned. False
         raises an error for a repeated pair.
 
@@ -53,8 +55,9 @@ def read_ijb_pairs(
 
     Raises:
       InputError: the file has more than 2 GiB; or a line is malformed, names an unknown template or
-        one template twice, contradicts an earlier line or the people of the templates, or
-        repeats a pair in either order although `repeats` is False. The message then names the line.
+        one template twice, has a label that contradicts an earlier line or the people of the
+        templates, or repeats a pair in either order although `repeats` is False. For a wrong line
+        the message names the line.
     """
     file = str(path)
     data = read_bytes(path, LARGEST_FILE).replace(b"\r\n", b"\n").rstrip(b" \t\n")

@@ -58,10 +58,10 @@ class Line(NamedTuple):
         return [field.strip(" \t") for field in self.text.split(separator)]
 
     def csv_fields(self) -> list[str]:
-        """Returns the fields of a CSV line, without quotation marks and the blanks around each.
+        """Returns the fields of a CSV line, without the quotation marks and blanks around fields.
 
         Raises:
-          InputError: a quotation mark is open or misplaced.
+          InputError: a quotation mark is misplaced, or is not closed in this line.
         """
         try:
             # Line by line, so that an open quotation mark cannot swallow the lines after it.
@@ -189,9 +189,9 @@ def split_lines(data: bytes, file: str, start: int = 1) -> list[Line]:
 
 
 def after(lines: Sequence[Line]) -> Line:
-    """Returns an empty `Line` whose number is one above that of the last line.
+    """Returns an empty `Line` that stands for the missing line after the last line.
 
-    Call its method `fault` for the error about a file that ends too early.
+    The method `fault` of the returned line builds the error about a file that ends too early.
 
     Args:
       lines: all lines of the file, at least one.

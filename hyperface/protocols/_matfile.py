@@ -59,14 +59,14 @@ def read_mat(path: Path | str) -> dict[str, Any]:
 
       - a NumPy array for numbers, of the shape and type that they are stored with;
       - str for a row of characters;
-      - an array of objects for cells;
+      - a NumPy array of Python objects for a cell array, one object per cell;
       - a dict from field to value for a struct, and an array of dicts for several structs.
 
     Raises:
-      InputError: the file is not a MATLAB 5 file, is damaged, or has a sparse array or an object;
-        or it exceeds a limit: 256 MiB for the file, 64 MiB for a variable and 128 MiB for all
-        compressed variables after decompression, 300,000 cells and struct fields, and 8 levels of
-        them inside each other.
+      InputError: the file is not a MATLAB 5 file, is damaged, has a sparse array or an object of a
+        MATLAB class, or exceeds a limit. The limits are 256 MiB for the file; 64 MiB for each
+        compressed variable after decompression, and 128 MiB for all of them; 300,000 cells and
+        struct fields; and 8 levels of cells or structs inside each other.
     """
     data = read_bytes(path, LARGEST_FILE)
     try:

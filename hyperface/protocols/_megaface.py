@@ -108,7 +108,7 @@ def read_devkit_feature(path: Path | str) -> np.ndarray:
     The file is an OpenCV matrix of one column, and all numbers in it are little-endian. It starts
     with four int32: the number of rows, 1 for the columns, 4 for the bytes per number, and 5 for
     the type float32. The rows follow, one float32 each. Files that the ArcFace authors' noise
-    scripts wrote have one more number after the feature, which is returned as the last one.
+    scripts wrote have one more row after the feature. Its number is the last of the returned array.
 
     Args:
       path: the file.

@@ -53,12 +53,18 @@ class Spread(NamedTuple):
     mean_minus_std: float
     """The mean minus the standard deviation, which is the value that BLUFR reports."""
     supported: bool
-    """Whether each trial has enough impostor scores for the FAR: at least 1 / FAR different pairs
-    (for verification) or probes without a mate (for identification)."""
+    """Whether each trial has enough scores of impostors to measure the false accept rate (FAR): at
+    least 1 / FAR. For verification an impostor is a pair of images of two people. For
+    identification it is a probe whose person is not in the gallery."""
 
 
 class BlufrRates(NamedTuple):
-    """BLUFR's rates in every trial: of verification, and of open-set identification."""
+    """BLUFR's rates in every trial: of verification, and of open-set identification.
+
+    A same pair has two images of one person, and a different pair has images of two people. A probe
+    is an image that is searched in the gallery. Its mate is the gallery image of its person. A pair
+    or a match is accepted if its similarity reaches the threshold. FAR is the false accept rate.
+    """
 
     verification_rates: np.ndarray
     """[trials, verification FARs] share of the same pairs that are accepted."""
@@ -67,11 +73,13 @@ class BlufrRates(NamedTuple):
     with a mate, it is the share for which the mate is among the best `rank` matches and its score
     is accepted."""
     verification_fars: np.ndarray
-    """[verification FARs] false accept rates of `verification_rates`."""
+    """[verification FARs] false accept rates of `verification_rates`: shares of the different pairs
+    that are accepted."""
     identification_fars: np.ndarray
-    """[identification FARs] false accept rates of `identification_rates`."""
+    """[identification FARs] false accept rates of `identification_rates`: shares of the probes
+    without a mate whose best match is accepted."""
     ranks: np.ndarray
-    """[ranks] ranks of `identification_rates`."""
+    """[ranks] the numbers `rank` for which `identification_rates` are computed."""
     exact_fars: np.ndarray
     """[trials] the FAR up to which verification rates are exact. At a higher FAR, the threshold
     may differ from the exact one by up to 2^-15 in cosine."""
@@ -101,9 +109,12 @@ class BlufrRates(NamedTuple):
     def identification(self, far: float = 0.01, rank: int = 1) -> Spread:
         """Returns the detection and identification rate (DIR), with its spread over the trials.
 
+        DIR is the share of the probes with a mate (a gallery image of their person) for which the
+        mate is among the best `rank` matches and its score reaches the threshold of the FAR.
+
         Args:
           far: the false accept rate, one of `identification_fars`.
-          rank: the rank, one of `ranks`.
+          rank: the number of best matches among which the mate has to be, one of `ranks`.
 
         Raises:
           ValueError: `far` is not in `identification_fars`, or `rank` is not in `ranks`.
@@ -127,20 +138,24 @@ def blufr(
     place: Place = jnp.asarray,
     progress: Callable[[int, int], None] | None = None,
 ) -> BlufrRates:
-    """Computes BLUFR's rates with the cosine as the similarity.
+    """Computes the rates of the benchmark BLUFR with the cosine as the similarity.
 
     Verification scores every pair of a trial's test images. These are about 47 million pairs, which
-    are never in memory together. Open-set identification searches the probes in the gallery. The
-    score of a probe without a mate (a gallery image of its person) is its highest cosine in the
-    gallery. Training images are not used. If you fit something on the training images, such as a
-    PCA, the features differ per trial: then call this function once per trial, with this trial
-    alone.
+    are never in memory together. A same pair has two images of one person, and a different pair has
+    images of two people. Open-set identification searches each probe in the gallery. The mate of a
+    probe is the gallery image of its person. The score of a probe without a mate is its highest
+    cosine in the gallery.
+
+    Training images are not used. If you fit something on the training images, such as a PCA, the
+    features differ per trial: then call this function once per trial, with this trial alone.
 
     Args:
       features: [images, dim], of any norm; this function normalises them.
       labels: [images] id of the person in each image.
-      trials: the trials, whose arrays are positions in `features`, from 0.
-      rule: how a false accept rate becomes a threshold. With N impostor scores, the threshold of
+      trials: the trials: for each, positions in `features`, from 0, of its training images, test
+        images, gallery images and probes.
+      rule: how a false accept rate (FAR) becomes a threshold. Impostor scores are those of
+        different pairs or of probes without a mate. With N impostor scores, the threshold of
         "blufr" is the k-th highest of them, where k = FAR N is rounded, as in BLUFR's own code.
         "strict", the rule of all other protocols of this package, rounds k down, and sets the
         threshold just above the (k + 1)-th highest. The measured rate is then never above FAR.
@@ -148,7 +163,9 @@ def blufr(
         that are accepted.
       identification_fars: false accept rates in [0, 1] of identification: shares of the probes
         without a mate that are accepted.
-      ranks: ranks at which the detection and identification rate (DIR) is computed, from 1.
+      ranks: numbers of best matches, from 1, for which the detection and identification rate (DIR)
+        is computed: the share of the probes with a mate for which the mate is among these matches
+        and its score is accepted.
       exact_far: FAR up to which verification thresholds are exact. At a higher FAR, a threshold may
         differ from the exact one by up to 2^-15 in cosine.
       dtype: type of the scores. float32 has rounding errors of about 1e-7; float64 needs twice the

@@ -28,24 +28,25 @@ _Read = Callable[[str], list[Line]]
 
 
 def read_cfp(path: Path | str, *, folds: int = 10, size: int = 350) -> dict[str, PairList]:
-    """Reads the protocol from its folder, or from a zip file without unpacking it.
+    """Reads the pairs of the CFP protocol (frontal and profile faces) from a folder or a zip file.
 
     `Pair_list_F.txt` and `Pair_list_P.txt` number the frontal and the profile images from 1. Files
     such as `Split/FF/01/same.txt` list pairs by these numbers: "7,448".
 
     Args:
-      path: the folder `Protocol`, the folder above it, or a zip file with either.
-      folds: number of folds that the protocol must have.
-      size: number of same pairs that each fold must have, and of different pairs as well.
+      path: the folder `Protocol`, the folder above it, or a zip file with either. A zip file is not
+        unpacked.
+      folds: number of folds (groups of pairs) that the protocol must have.
+      size: number of pairs of one person that each fold must have, and of pairs of two people.
 
     Returns:
-      A dict with the pairs "FF", frontal and frontal, and "FP", frontal and profile. Images have
-      names such as `001/frontal/01.jpg`, and each fold has its same pairs first. Some pairs of FF
-      are listed once in each order; both are kept.
+      A dict with two lists: "FF" has pairs of two frontal images, and "FP" has pairs of a frontal
+      and a profile image. Images have names such as `001/frontal/01.jpg`. Each fold has its pairs
+      of one person first. Some pairs of FF are in the files once in each order; both are kept.
 
     Raises:
-      InputError: a file is missing or has another number of lines, or a line breaks these rules or
-        repeats a pair. The message names file and line.
+      InputError: a file is missing or has another number of lines, or a line does not have this
+        form or repeats a pair. The message names file and line.
 
     References:
       Sengupta, Chen, Castillo, Patel, Chellappa, Jacobs: Frontal to profile face verification in

@@ -49,23 +49,27 @@ FEW_PEOPLE = 20
 
 
 class Half(NamedTuple):
-    """The pairs of images within one half of the people."""
+    """The pairs of images of one half of the people, as `pairs_of` returns them.
+
+    Thresholds are fitted on one half, and rates are measured on the other. A same pair has two
+    images of one person, and a different pair has images of two people.
+    """
 
     pairs: Pairs
     """The pairs that are scored, as positions of their images' features."""
     available: tuple[int, int]
-    """(number of all same pairs of the half, number of all its different pairs). If one of
-    them is above the argument `most` of `pairs_of`, `pairs` has a random sample of this kind."""
+    """(number of all same pairs, number of all different pairs) of the half. Of a kind with very
+    many pairs, `pairs` has only a random sample."""
 
 
 def split_people(people: np.ndarray, seed: int = 0) -> np.ndarray:
     """Splits people into two halves at random: one to fit thresholds, one to measure rates.
 
-    The people with several images are divided evenly, and so are those with one image. Thus both
-    halves have about equally many same pairs.
+    The people with several images are divided evenly, and so are those with one image. So each half
+    has pairs of images of one person, if at least two people have several images.
 
     Args:
-      people: [images] number of the person, from 0.
+      people: [images] number of each image's person, from 0.
       seed: seed of the shuffle.
 
     Returns:
@@ -87,14 +91,20 @@ def split_people(people: np.ndarray, seed: int = 0) -> np.ndarray:
 
 
 def pairs_of(people: np.ndarray, rows: np.ndarray, most: int, seed: int = 0) -> Half:
-    """Returns the pairs of some images: all same pairs and all different pairs, or random samples.
+    """Returns all pairs of some images, or random samples of them if there are too many.
+
+    A same pair has two images of one person, and a different pair has images of two people.
 
     Args:
-      people: [images] number of the person of each image.
-      rows: positions in `people` of the images whose pairs are returned.
+      people: [images] number of each image's person.
+      rows: [selected images] positions in `people` of the images whose pairs are returned.
       most: largest number of same pairs, and also of different pairs. If there are more pairs of a
         kind, a random sample of `most` of them is returned.
       seed: seed of the random samples.
+
+    Returns:
+      The pairs, whose images are positions in `people`; and the numbers of same and of different
+      pairs before sampling, in the field `available`.
 
     Example:
       >>> half = pairs_of(np.array([0, 0, 1]), np.array([0, 1, 2]), most=10)

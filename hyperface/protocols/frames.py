@@ -144,17 +144,18 @@ def _histogram(cosines: np.ndarray) -> np.ndarray:
 
 
 class VideoResult(NamedTuple):
-    """The accuracy of three rules that separate same from different pairs of videos.
+    """The accuracy of three rules that tell video pairs of one person from those of two people.
 
     The rules are the keys of both dicts: "mean" and "max" compare the mean and the largest cosine
     of the frames with a threshold, and "histogram" is an SVM on the histogram of these cosines.
     """
 
     folds: dict[str, FoldAccuracy]
-    """Rule -> accuracy and threshold of each fold."""
+    """Rule -> accuracy and threshold of each fold (group of pairs). A fold's threshold is fitted on
+    the other folds."""
     scores: dict[str, np.ndarray]
-    """Rule -> [pairs] score of each pair when its fold is held out: the mean cosine, the largest
-    cosine, or the SVM's decision value."""
+    """Rule -> [pairs] score of each pair: the mean cosine, the largest cosine, or the SVM's
+    decision value. Mean feature and SVM are fitted on the folds that the pair is not in."""
     histograms: np.ndarray
     """[pairs, 100] histograms as in `VideoSimilarities`, computed without a subtracted mean. So
     they do not depend on the fold, and can be shown together."""
@@ -188,7 +189,7 @@ def verify_videos(
       first: [pairs] id of one video.
       second: [pairs] id of the other.
       same: [pairs] bool, True where both show one person.
-      fold: [pairs] fold id.
+      fold: [pairs] id of each pair's fold (group of pairs that is tested together).
       subtract_mean: whether the mean feature is subtracted from each frame. If so, the cosines of
         all pairs are computed once more per fold, since each fold has its own mean.
       threshold: rule that fits the threshold of "mean" and "max". "accuracy" uses the threshold of
@@ -200,8 +201,8 @@ def verify_videos(
 
     Raises:
       ValueError: a frame is zero or not finite; lengths differ; a video has no frames; there are
-        fewer than two folds; a fold has no same or no different pairs; or the threshold rule is
-        "grid" or unknown.
+        fewer than two folds; a fold has no pairs of one person or none of two people; or the
+        threshold rule is "grid" or unknown.
 
     References:
       Wang et al., NormFace: L2 Hypersphere Embedding for Face Verification, ACM MM 2017, section

@@ -24,13 +24,14 @@ class Group(NamedTuple):
     """The scores of the pairs within one group of images, such as one range of age."""
 
     figures: dict[str, float]
-    """Scores in [0, 1] by name: "accuracy", "EER", "AUC" and such as "TAR at FAR 1 %". Names that
-    end with " of all pairs" are rates at the threshold of all pairs, whatever their groups. A score
-    for which there are too few pairs is left out."""
+    """Scores in [0, 1] of the group's pairs, by name: "accuracy", "EER", "AUC", and names such as
+    "TAR at FAR 1 %". A name that ends with " of all pairs" is a rate of the group at a threshold
+    that was chosen on pairs of all groups. A score for which there are too few pairs is left
+    out."""
     same: int
-    """Number of same pairs in the group."""
+    """Number of pairs in the group whose images show one person."""
     different: int
-    """Number of different pairs in the group."""
+    """Number of pairs in the group whose images show two people."""
 
 
 class Grouping(NamedTuple):
@@ -69,7 +70,7 @@ class Grouping(NamedTuple):
           wanted: names of images, which may be repeated.
 
         Raises:
-          InputError: an image is not in the file, and its person is not either.
+          InputError: the file lists neither an image nor the image's person.
         """
         found = {
             name: self.groups.get(name, self.groups.get(person_of(name), ""))
@@ -95,8 +96,9 @@ def read_groups(path: Path) -> Grouping:
       path: the file.
 
     Raises:
-      InputError: the file has no rows; or a line is malformed, repeats a name, or names the group
-        "pairs across groups", which results use for themselves. The message names the line.
+      InputError: the file has no rows; or a line is malformed, repeats a name, or has the group
+        "pairs across groups". This name is reserved: in results it stands for the pairs whose
+        images are in two groups. The message names the line.
     """
     header, *lines = read_lines(path)
     if header.fields(",") != HEADER:
@@ -133,23 +135,24 @@ def score_groups(
 ) -> dict[str, Group]:
     """Returns a dict from each group's name to the scores of the pairs within the group.
 
-    The last entry, "pairs across groups", is for pairs of images from different groups. EER, AUC
-    and "TAR at FAR" are computed from the scores of the group alone. Names that end with " of all
-    pairs" are rates of the group at `thresholds`, since an application has one threshold for all.
+    The last entry, "pairs across groups", has the scores of pairs whose images are in two groups.
+    EER, AUC and the scores "TAR at FAR ..." are computed from the similarities of the group alone.
+    A score's name that ends with " of all pairs" is a rate of the group at one of `thresholds`:
+    an application has one threshold for all groups.
 
     Args:
       grouping: the groups of images.
       names: [images] names of all images.
       pairs: the pairs, as positions of their images in `names`.
       scores: [pairs] similarities.
-      right: [pairs] bool, True if the protocol classifies the pair correctly as "same" or
-        "different". The accuracy of a group is computed from these.
-      thresholds: false accept rate -> the threshold that has this rate on all pairs together. TARs
-        are computed at the same rates.
+      right: [pairs] bool, True if the protocol correctly decides whether the pair shows one person.
+        The accuracy of a group is computed from these.
+      thresholds: false accept rate (FAR) -> the threshold that was chosen for this rate on pairs of
+        all groups. "TAR at FAR ..." is computed for the same rates.
 
     Raises:
       InputError: the file of groups names an unknown image or person, a compared image has no
-        group, or a group has only same pairs or only different pairs within it.
+        group, or the pairs within a group all show one person or all show two people.
     """
     rows = np.union1d(pairs.first, pairs.second)
     compared = [names[int(row)] for row in rows]

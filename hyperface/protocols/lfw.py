@@ -18,12 +18,14 @@ IMAGE_NAME = "{name}/{name}_{number:04}.jpg"
 
 
 def read_lfw_pairs(path: Path | str, template: str = IMAGE_NAME) -> PairList:
-    """Reads `pairs.txt` (View 2), or `pairsDevTrain.txt` or `pairsDevTest.txt` (View 1).
+    """Reads LFW's pairs: `pairs.txt`, `pairsDevTrain.txt` or `pairsDevTest.txt`.
 
-    The header of View 2 has two numbers: the number of folds, and that of same pairs per fold. The
-    header of View 1 has the number of same pairs. A fold has its same pairs first, then as many
-    different pairs. A same pair is "name number number", a different pair is "name number name
-    number".
+    `pairs.txt` is View 2, on which results are reported. The other two files are View 1, for
+    development. A same pair has two images of one person, and a different pair has images of two
+    people. The header of View 2 has two numbers: the number of folds (groups of pairs), and the
+    number of same pairs per fold. The header of View 1 has the number of same pairs. A fold has its
+    same pairs first, then as many different pairs. The line of a same pair is "name number number",
+    and the line of a different pair is "name number name number".
 
     Args:
       path: the file.
@@ -35,8 +37,9 @@ def read_lfw_pairs(path: Path | str, template: str = IMAGE_NAME) -> PairList:
       The pairs in the file's order. All pairs of View 1 are in fold 0.
 
     Raises:
-      InputError: a line breaks these rules, repeats a pair, pairs an image with itself, or pairs
-        one person as different people, and the message names the line; or the template is invalid.
+      InputError: a line does not have this form, repeats a pair, has one image twice, or lists
+        images of one person as a different pair, and the message names the line; or the template is
+        invalid.
 
     References:
       Huang, Ramesh, Berg, Learned-Miller: Labeled Faces in the Wild, 2007.

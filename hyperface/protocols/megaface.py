@@ -49,8 +49,10 @@ def score_megaface(
 
     Every ordered pair of two images of one person is a search: the first image, the probe, is
     compared with the second, its mate, and with all distractors, which show people other than those
-    of the probes. TAR is the share of pairs of a probe and a mate that are accepted, and FAR that
-    of pairs of a probe and a distractor.
+    of the probes. The rank-k rate is the share of searches in which fewer than k distractors score
+    at least as high as the mate. TAR is the share of accepted (probe, mate) pairs, and FAR is the
+    share of accepted (probe, distractor) pairs. With fewer than a million (probe, distractor) pairs
+    the result has the TAR at no false accept instead.
 
     Args:
       probes: features of images of people, named person/file unless `probe_list` has the people.
@@ -74,7 +76,8 @@ def score_megaface(
 
     Raises:
       InputError: an image of a list has no feature, `distractor_list` is given for distractors
-        without names, or a probe has no person: `probe_list` has no people, and the name no slash.
+        without names, or the person of a probe is not known. A person is not known if the list has
+        no people and the image's name has no slash.
       ValueError: a feature is zero or not finite, all features are alike, shapes do not fit, no two
         probes show one person, or there are no distractors.
     """

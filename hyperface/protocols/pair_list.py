@@ -19,7 +19,8 @@ class PairList(NamedTuple):
     same: np.ndarray
     """[pairs] bool, True where both show one person."""
     fold: np.ndarray
-    """[pairs] int64 number of each pair's fold, from 0; all 0 where the protocol has no folds."""
+    """[pairs] int64 number of each pair's fold (group of pairs that is tested together), from 0;
+    all 0 where the protocol has no folds."""
 
     def names(self) -> list[str]:
         """Returns the distinct names of all images in the pairs, sorted.
@@ -51,14 +52,14 @@ def collect(pairs: Iterable[Pair], *, either_order: bool = True, repeats: bool =
 
     Args:
       pairs: the pairs in the order of the file.
-      either_order: whether the pair (b, a) counts as a repetition of the pair (a, b), as `repeats`
-        allows or forbids it.
+      either_order: True counts the pair (b, a) as a repetition of the pair (a, b). False counts
+        only another (a, b) as a repetition.
       repeats: True allows a pair to be listed more than once; all of its copies are returned. False
         raises an error for a repeated pair.
 
     Raises:
-      InputError: a pair has one image twice, is listed as same and as different, or is repeated
-        although `repeats` is False. The message names the line.
+      InputError: a pair has one image twice, is listed both as one person and as two people, or
+        is repeated although `repeats` is False. The message names the line.
     """
     pairs = list(pairs)
     seen: dict[tuple[str, ...], dict[str, Pair]] = {}
@@ -93,23 +94,24 @@ def _place(earlier: Pair, pair: Pair) -> str:
 def block_folds(same: np.ndarray, folds: int, file: str, *, equal: bool = True) -> np.ndarray:
     """Assigns pairs to folds by their order, for a list that does not name the fold of each pair.
 
-    The same pairs are cut into `folds` parts, and so are the different pairs. Fold k has part k of
-    both. If a list is written fold by fold, the result is its own folds. If it has all same pairs
-    first, each fold still gets same and different pairs.
+    A fold is a group of pairs that is tested together. The pairs of one person are cut into `folds`
+    parts of consecutive pairs, and so are the pairs of two people. Fold k has part k of both kinds.
+    For a list that was written fold by fold, the result is the list's original folds. If a list has
+    all pairs of one person first, each fold still gets pairs of both kinds.
 
     Args:
       same: [pairs] bool, True where both images show one person.
       folds: number of folds.
       file: name of the file, for the error message.
-      equal: whether the numbers of same and of different pairs must be multiples of the number of
-        folds, as in published lists. If False, parts may differ in size by one pair.
+      equal: whether the number of pairs of each kind must be a multiple of the number of folds, as
+        in published lists. If False, parts may differ in size by one pair.
 
     Returns:
       [pairs] int64, the fold of each pair, from 0.
 
     Raises:
-      InputError: there are fewer same or different pairs than folds, or the folds would not have
-        equally many pairs although `equal` is set.
+      InputError: `folds` is below 1; `equal` is True and the number of pairs of a kind is not a
+        multiple of `folds`; or `equal` is False and a kind has fewer pairs than folds.
 
     Example:
       >>> print(block_folds(np.array([True, True, False, False, True, False, True, False]), 2, ""))

@@ -18,8 +18,8 @@ SIMILARITY_STEPS = {
 class PairRules:
     """The rules by which a pair of images is called "same" or "different".
 
-    Each pair is in one fold. For the pairs of a fold, mean, PCA and threshold are fitted on the
-    pairs of the other folds.
+    Each pair is in one fold (group of pairs). For the pairs of a fold, mean, PCA and threshold are
+    fitted on the pairs of the other folds.
 
     Raises:
       ValueError: the similarity or the threshold rule is unknown, or the threshold is "grid" and
@@ -62,7 +62,8 @@ class PairRules:
         """Describes what was computed by these rules, in one sentence per step.
 
         Args:
-          fits: for each tested fold, number of images that mean and PCA were fitted on.
+          fits: for each tested fold, number of images that mean and PCA were fitted on. An
+            image of several pairs counts once per pair.
           dims: for each tested fold, number of dimensions that PCA kept; not used without PCA.
           dim: number of dimensions of the features before PCA.
         """

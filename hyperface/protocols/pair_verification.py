@@ -53,7 +53,8 @@ class PairResult(NamedTuple):
     """The result of verification on a list of image pairs: accuracies, scores and rules."""
 
     folds: FoldAccuracy
-    """Accuracy and threshold of each tested fold, their mean and its standard error."""
+    """Accuracy and threshold of each tested fold (group of pairs), the mean accuracy, and the
+    standard error of this mean."""
     scores: np.ndarray
     """[pairs] similarity of each pair when its fold was tested; NaN if its fold was not tested."""
     dims: np.ndarray
@@ -78,16 +79,19 @@ def verify_pairs(
 ) -> PairResult:
     """Computes the accuracy on each fold, with all fitting on the other folds, as LFW requires.
 
-    Mean, PCA and threshold are fitted on the images of all pairs in the other folds. An image in
-    two pairs counts twice, as in the code that the NormFace authors published. The accuracy of a
-    fold is the mean of two shares: correct same pairs, and correct different pairs.
+    A same pair has two images of one person, and a different pair has images of two people. A fold
+    is a group of pairs that is tested together. Mean, PCA and threshold are fitted on the images of
+    all pairs in the other folds. An image in two pairs counts twice, as in the code that the
+    NormFace authors published. The accuracy of a fold is the mean of two shares: the share of its
+    same pairs that are called "same", and the share of its different pairs that are called
+    "different".
 
     Args:
       features: [images, dim] of any norm, already merged with those of the mirror images.
       first: [pairs] position of one image in `features`.
       second: [pairs] position of the other image.
       same: [pairs] bool, True where both images show one person.
-      fold: [pairs] fold id.
+      fold: [pairs] id of each pair's fold.
       rules: the rules by which a pair is called "same" or "different". The default, "plain", is the
         cosine with the threshold of highest accuracy, without mean removal or PCA.
         `pair_rules.PRESETS` has the rules of published papers and codes.
@@ -98,8 +102,8 @@ def verify_pairs(
     Raises:
       ValueError: a feature is zero or not finite, or all features are equal; lengths differ; a
         position does not exist; there are fewer than two folds; a tested fold does not exist; a
-        tested fold or all other folds together have no same or no different pairs; or the rules
-        ask for more PCA dimensions than features or images have.
+        tested fold or all other folds together have no same or no different pairs; or `rules.pca`
+        is above the number of feature dimensions, or of images that PCA can be fitted on.
 
     Example:
       >>> features = np.array([[2.0, 0.0], [3.0, 0.1], [0.0, 1.0], [0.1, 5.0]])
@@ -204,9 +208,10 @@ def score_pairs(
 ) -> Result:
     """Computes the accuracy over folds, EER, AUC and TAR at FAR of a pair list.
 
-    The accuracy of a fold has mean, PCA and threshold from the other folds (`verify_pairs`). EER,
-    AUC and TAR are computed over the pairs of all tested folds together. For these, the score of a
-    pair is its similarity when its own fold is tested.
+    A fold is a group of pairs. When a fold is tested, mean, PCA and threshold are fitted on the
+    other folds, as in `verify_pairs`. EER, AUC and TAR are computed over the pairs of all tested
+    folds together. For these three, the score of a pair is its similarity when its own fold is
+    tested.
 
     Args:
       name: name of the protocol.
@@ -220,8 +225,8 @@ def score_pairs(
       InputError: an image has no feature; `bootstrap` is set and an image's name has no slash; or
         `grouping` is set and does not fit the images (`score_groups`), for example if an image has
         no group.
-      ValueError: a feature is zero or not finite, a fold has no same or no different pairs, or the
-        rules ask for more PCA dimensions than there are.
+      ValueError: a feature is zero or not finite, a fold has no pairs of one person or none of two
+        people, or the rules ask for more PCA dimensions than features or images allow.
     """
     first, second = named.rows(pairs.first, name), named.rows(pairs.second, name)
     rules = settings.pair_rules()
@@ -328,10 +333,11 @@ def _intervals_over_people(
 
 
 def common_thresholds(scores: np.ndarray, same: np.ndarray) -> dict[float, float]:
-    """Returns a dict from false accept rate to the threshold that has this rate on all given pairs.
+    """Returns a dict from false accept rate to a threshold that is common to all given pairs.
 
-    The rates are 0.01 and 0.001. A rate is left out if there are fewer than 1 / rate different
-    pairs.
+    At the threshold, the false accept rate on these pairs is not above the rate in the dict. The
+    rates are 0.01 and 0.001. A rate is left out if there are fewer than 1 / rate pairs of two
+    people.
 
     Args:
       scores: [pairs] similarities.
@@ -355,14 +361,14 @@ def interval_steps(draws: int) -> tuple[str, ...]:
 
 
 def rate_labels(rates: PairRates, of: str = "") -> dict[str, str]:
-    """Returns a dict from each rate's name in a record to its label in tables.
+    """Returns a dict from each rate's name in the JSON file of results to its label in tables.
 
     The names are "eer", "auc" and, for each false accept rate, one such as "tar_at_far_0.001".
     Their labels are "EER", "AUC" and "TAR at FAR 0.1 %". The label of a TAR ends with a note if
-    there are too few pairs for its FAR.
+    there are too few pairs of two people to measure its FAR.
 
     Args:
-      rates: the rates. The false accept rates in them become labels.
+      rates: the rates, of which only the false accept rates are used.
       of: text that is added to the label of each TAR, such as ", all splits' pairs together".
     """
     names = {"eer": "EER", "auc": "AUC"}

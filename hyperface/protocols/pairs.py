@@ -38,11 +38,12 @@ def read_pairs(
 
     Args:
       path: the file.
-      folds: number of folds, for a file that does not name the fold of each pair. The pairs of one
-        person are cut into this number of parts in the file's order, and so are the pairs of two
-        people; fold k has part k of both. (CALFW names the folds of its pairs of one person only.)
-        None means 10 folds, or fewer if `equal` is False and the file has fewer than 10 pairs of
-        one of both kinds: then there are as many folds as pairs of that kind.
+      folds: number of folds (groups of pairs), for a file that does not name the fold of each pair.
+        In the file's order, the pairs of one person are cut into this number of parts, and so are
+        the pairs of two people. Fold k has part k of each kind. CALFW names the folds of its pairs
+        of one person, so that only its pairs of two people are assigned by this rule. None means 10
+        folds. If `equal` is False and the file has fewer than 10 pairs of a kind, None means as
+        many folds as pairs of that kind, but at least 2.
       repeats: True allows a pair to be listed more than once; all of its copies are returned. False
         raises an error for a repeated pair.
       equal: whether all folds must have the same number of pairs, as in published lists. If False,
@@ -52,10 +53,10 @@ def read_pairs(
       The pairs in the file's order.
 
     Raises:
-      InputError: a line breaks the form, has one image twice, lists a pair as same that another
-        line lists as different, or repeats a pair although `repeats` is False, and the message
-        names the line; a number of folds is given for a file that names folds; or the pairs cannot
-        be split into so many folds.
+      InputError: a line does not have the file's form, has one image twice, contradicts another
+        line on whether a pair shows one person, or repeats a pair although `repeats` is False, and
+        the message names the line; `folds` is given for a file that names the folds; or the pairs
+        cannot be split into so many folds.
 
     References:
       Moschoglou et al.: AgeDB, CVPRW 2017. Zheng, Deng, Hu: Cross-Age LFW, 2017. Zheng, Deng:

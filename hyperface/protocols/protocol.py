@@ -30,7 +30,8 @@ class Distractors(NamedTuple):
     since it is read in blocks."""
     names: Sequence[str] | None = None
     """[distractors] name of each image, by which lists choose or leave out distractors. None if the
-    names are not known: all distractors are then used, and a list of distractors is an error."""
+    names are not known. Then all distractors are used, and a list that chooses some of them raises
+    InputError."""
 
 
 _FIELDS = {"preset": "rules", "group_by": "grouping"}
@@ -57,23 +58,25 @@ class Settings:
     """Number of bootstrap resamples of people, from which confidence intervals are computed; 0
     computes none. None means the protocol's default, which is 0 for pair lists."""
     folds: int | None = None
-    """Number of folds into which a user's list of pairs is split if the list does not name the fold
-    of each pair. None means 10, or fewer if there are fewer same or different pairs."""
+    """Number of folds (groups of pairs) into which a user's list of pairs is split if the list does
+    not name the fold of each pair. None means 10, or fewer if the list has fewer than 10 pairs of
+    one person or fewer than 10 pairs of two people."""
     seed: int = 0
     """Seed of the protocol `folder`, which splits people into two halves at random, and chooses
     random samples of pairs."""
     rule: Rule = "blufr"
-    """Rule by which the protocol `blufr` turns a false accept rate into a threshold. With N
-    impostor scores, the threshold of "blufr" is the k-th highest of them, where k = FAR N is
-    rounded. "strict" rounds k down, and sets the threshold just above the (k + 1)-th highest, so
-    that the measured rate is never above FAR."""
+    """Rule by which the protocol `blufr` turns a false accept rate (FAR) into a threshold. With N
+    scores of impostors (such as pairs of two people), the threshold of "blufr" is the k-th highest
+    of them, where k = FAR N is rounded. "strict" rounds k down, and sets the threshold just above
+    the (k + 1)-th highest, so that the measured rate is never above FAR."""
     gammas: int | None = None
-    """K, the number of terms in Ring loss' fusion of a template pair (`template_scores`). None
-    means the protocol's default: 8 for IJB-A and 2 for CS3. IJB-B and IJB-C have no fusion by
-    default; the score is then the cosine of mean features."""
+    """K, the number of terms in the Ring loss paper's score of two templates (sets of images of one
+    person): a sum of K weighted means of the cosines of their images. None means the protocol's
+    default: 8 for IJB-A and 2 for CS3. For IJB-B and IJB-C the default score is the cosine of the
+    templates' mean features."""
     pool_media: bool = False
-    """Whether the images of a template that belong to one medium, such as a video, are first
-    averaged to one image."""
+    """Whether the images of a template that belong to one medium (such as the frames of a video)
+    are first averaged to one image."""
     template_rule: TemplateRule | None = None
     """Rule of insightface, one of `TEMPLATE_RULES`, that merges the images of a template into one
     feature, on IJB-B and IJB-C. It replaces `gammas` and `pool_media`. With None, `gammas` and
@@ -85,7 +88,8 @@ class Settings:
     """Features of the distractors. The protocol `megaface` requires them, and all other protocols
     ignore them."""
     probe_list: Path | None = None
-    """The file of MegaFace's list of probes; with None all images are probes."""
+    """The file of MegaFace's list of probes (images that are searched); with None all images are
+    probes."""
     distractor_list: Path | None = None
     """The file of MegaFace's list of distractors; with None all are used."""
     noises: tuple[Path, ...] = ()

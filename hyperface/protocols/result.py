@@ -23,7 +23,7 @@ OVER_SPLITS = "standard deviation over splits"
 
 
 class Figure(NamedTuple):
-    """A score as a share in [0, 1], with its spread if it is known."""
+    """A score (a number, not a plot) as a share in [0, 1], with its spread if it is known."""
 
     value: float
     """The score."""
@@ -58,7 +58,8 @@ class DecidedPairs(NamedTuple):
     score: np.ndarray
     """[pairs] similarity, higher for pairs that are more alike."""
     right: np.ndarray
-    """[pairs] bool, True if the threshold of the pair's fold classifies it correctly."""
+    """[pairs] bool, True if the pair is classified correctly at the threshold of its fold (the
+    group of pairs that it is tested with)."""
 
 
 @dataclass(frozen=True)
@@ -75,14 +76,15 @@ class Result:
     """The kind of spread that the scores have, such as "standard error over folds"; "" if they have
     none."""
     intervals: dict[str, tuple[float, float]] = field(default_factory=dict)
-    """Label of a score -> (lower, upper) limit of its 95 % interval: 95 % of the bootstrap
-    resamples of people have a score between both. Empty without resamples."""
+    """Label of a score -> (lower, upper) limit of its 95 % interval. The score is computed on many
+    bootstrap resamples of the people, and for 95 % of them it lies between the two limits. Empty
+    without resamples."""
     curves: dict[str, Roc] = field(default_factory=dict)
     """Name -> ROC curve. The name is that of the protocol, or for videos that of a rule, such as
     "mean"."""
     scores: tuple[np.ndarray, np.ndarray] | None = None
-    """([pairs] similarities, [pairs] bool, True where both images show one person), for a
-    histogram. None if the protocol has no single list of image pairs."""
+    """(similarities [pairs], same [pairs]), for a histogram. `same` is bool, True where both images
+    show one person. None if the protocol has no single list of image pairs."""
     ranks: np.ndarray | None = None
     """[max_rank] cumulative match characteristic: element r - 1 is the share of searches whose mate
     (the image of the same person) has at most rank r. None if the protocol does not search."""
@@ -103,8 +105,8 @@ class Result:
     """Further values for the JSON file by name, such as "fold accuracies", a list of one number per
     fold. They contain only types that JSON has."""
     counts: dict[str, int | list[int]] = field(default_factory=dict)
-    """Kind -> number of pairs, probes or templates of this kind, for example "same pairs". A list
-    has one number per split or trial."""
+    """Kind -> number of pairs, probes or templates of this kind, for example "same pairs". The
+    value is a list of one number per part if the protocol has several parts, such as splits."""
 
     def record(self) -> dict[str, Any]:
         """Returns the part of the result that goes into a JSON file; NaN and infinity become None.
@@ -166,14 +168,15 @@ def _curve(curve: Roc) -> dict[str, list[float]]:
 
 
 def pair_counts(*same: np.ndarray) -> dict[str, int | list[int]]:
-    """Returns the numbers of pairs under the keys "same pairs" and "different pairs".
+    """Returns a dict with the numbers of pairs, for `Result.counts`.
 
-    The returned dict can be used as `Result.counts`. With one array the values are numbers, and
-    with several arrays they are lists of one number per array.
+    The keys are "same pairs" (images of one person) and "different pairs" (images of two people).
+    With one array the values are numbers, and with several arrays they are lists of one number per
+    array.
 
     Args:
-      same: one array per split (part of the protocol): [pairs] bool, True where both images show
-        one person.
+      same: one array per part of the protocol, such as a split: [pairs] bool, True where both
+        images show one person.
     """
     kinds = {"same pairs": [int(np.sum(one)) for one in same]}
     kinds["different pairs"] = [int(np.sum(~one)) for one in same]
@@ -194,9 +197,11 @@ def _finite(value: Any) -> Any:
 def hardest(
     scores: np.ndarray, first: Sequence[str], second: Sequence[str], same: np.ndarray
 ) -> tuple[list[HardPair], list[HardPair]]:
-    """Returns (different pairs with the highest scores, same pairs with the lowest scores).
+    """Returns (false accepts, false rejects): the pairs with the most misleading scores.
 
-    At most 20 pairs of each kind are returned, and the hardest pair comes first.
+    The first list has the pairs of two people with the highest scores, the highest first. The
+    second has the pairs of one person with the lowest scores, the lowest first. Each list has at
+    most 20 pairs.
 
     Args:
       scores: [pairs] similarities; pairs whose score is not finite are left out.
@@ -216,10 +221,11 @@ def hardest(
 
 
 def hardest_rows(scores: np.ndarray, same: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Returns (positions of the hardest different pairs, positions of the hardest same pairs).
+    """Returns (false_accepts, false_rejects): positions of pairs with the most misleading scores.
 
-    At most 20 positions of each kind are returned, and the hardest pair comes first. Different
-    pairs are hard if their score is high, and same pairs if it is low.
+    `false_accepts` are the positions, in `scores`, of the pairs of two people with the highest
+    scores, the highest first. `false_rejects` are those of the pairs of one person with the lowest
+    scores, the lowest first. Each array is int64 and has at most 20 positions.
 
     Args:
       scores: [pairs] similarities; pairs whose score is not finite are left out.
@@ -236,12 +242,12 @@ def hardest_rows(scores: np.ndarray, same: np.ndarray) -> tuple[np.ndarray, np.n
 
 
 def over_snapshots(results: Sequence[Result]) -> Result:
-    """Averages the scores of one protocol over several checkpoints, and adds their spread.
+    """Averages the scores of one protocol over several checkpoints (snapshots of one training).
 
-    The spread is the standard deviation over checkpoints. The fields `pairs`, `intervals` and
-    `calibration` of the returned result are empty, and other fields such as `curves` and `groups`
-    are those of the last checkpoint. A sentence of `steps` that is not the same for all checkpoints
-    begins with the number of its checkpoint, such as "snapshot 1: ".
+    The spread of a score is its standard deviation over the checkpoints. The fields `pairs`,
+    `intervals` and `calibration` of the returned result are empty, and other fields such as
+    `curves` and `groups` are those of the last checkpoint. A sentence of `steps` that is not the
+    same for all checkpoints begins with the number of its checkpoint, such as "snapshot 1: ".
 
     Args:
       results: one result per checkpoint, in the order of the checkpoints.

@@ -42,18 +42,19 @@ def score_templates(
     detector: Mapping[str, float] | None = None,
     progress: Progress | None = None,
 ) -> Result:
-    """Scores verification (1:1) of template pairs: mean TAR over the splits, and its spread.
+    """Scores verification (1:1) of template pairs: mean TAR over the splits, with its spread.
 
     A template is a set of images of one person. A split is one of the protocol's repetitions, with
     templates and pairs of its own; IJB-A has ten, and IJB-B and IJB-C have one.
 
     Args:
       name: name of the protocol.
-      named: the features of the templates' images, under the names that `face_names` returns.
+      named: the features of the templates' images. Each has the image's name, or for one of several
+        people in an image the name that `face_names` returns, such as `img/5@12.jpg`.
       splits: for each split, (its templates, the pairs that are compared).
-      gammas: K, the number of terms in Ring loss' fusion, a sum of weighted means of the cosines of
-        images (`template_scores`). With None, the score is the cosine of the templates' mean
-        features.
+      gammas: K, the number of terms in the Ring loss paper's score of two templates: a sum of
+        weighted means of the cosines of their images (formula in `template_scores`). With None, the
+        score is the cosine of the templates' mean features.
       pool_media: whether the images of a template that belong to one medium, such as a video, are
         first averaged to one image.
       rule: rule of insightface, one of `TEMPLATE_RULES`, that merges the images of a template into
@@ -64,8 +65,9 @@ def score_templates(
       progress: called with (number of finished parts, number of all parts).
 
     Raises:
-      InputError: an image has no feature under the name that `face_names` gives it, an image has no
-        detection score although the rule needs one, or it is not known which pairs are same pairs.
+      InputError: an image has no feature of its name, an image has no detection score although
+        the rule needs one, or `same` of a split's pairs is None, so that it is not known which
+        pairs show one person.
     """
     rates, steps, scores, same = [], [], [], []
     faces = face_names([templates for templates, _ in splits])
@@ -115,15 +117,15 @@ def score_templates(
 
 
 def face_names(lists: Sequence[Templates]) -> list[list[str]]:
-    """Returns, for each list, [images] names by which the features of its faces are found.
+    """Returns the names of the features of all faces: for each list, one name per row.
 
-    If the lists name one person in an image, its face has the image's name. If they name several,
-    as in a group photograph of IJB-A, the image has a face per person: the face of person 12 in
-    `img/5.jpg` is named `img/5@12.jpg`.
+    If the lists name one person in an image, the name of the face is that of the image. If they
+    name several people, as in a group photograph of IJB-A, each of them has a face of its own: the
+    face of person 12 in `img/5.jpg` is named `img/5@12.jpg`.
 
     Args:
-      lists: all lists of one protocol, since two of them may name different people in an image. A
-        list without people keeps the images' names.
+      lists: all lists of one protocol, since two of them may name different people in an image. For
+        a list without people the images' names are returned.
     """
     people: dict[str, set[int]] = {}
     for listed in lists:
@@ -203,16 +205,23 @@ def score_search(
 
     A template is a set of images of one person. A split is a gallery with the probes that are
     searched in it; IJB-A has ten, and IJB-B and IJB-C have two. Each score is a mean over the
-    splits, with its spread. The detection and identification rate (DIR) is reported at the FARs
-    0.01 and 0.1, if there are enough probes without a mate in the gallery.
+    splits, with its spread.
+
+    The mate of a probe is the gallery template of its person. The identification rate at rank k is
+    the share of probes with a mate for which the mate is among the k best matches. The detection
+    and identification rate (DIR) also requires that the mate's score reaches the threshold of a
+    false accept rate (FAR), which is the share of probes without a mate that are accepted. DIR is
+    reported at rank 1 and the FARs 0.01 and 0.1, if each split has at least 1 / FAR probes without
+    a mate.
 
     Args:
       name: name of the protocol.
-      named: the features of the templates' images, under the names that `face_names` returns.
+      named: the features of the templates' images. Each has the image's name, or for one of several
+        people in an image the name that `face_names` returns, such as `img/5@12.jpg`.
       splits: for each split, (gallery templates, probe templates), both with people.
-      gammas: K, the number of terms in Ring loss' fusion, a sum of weighted means of the cosines of
-        images (`template_scores`). With None, the score is the cosine of the templates' mean
-        features.
+      gammas: K, the number of terms in the Ring loss paper's score of two templates: a sum of
+        weighted means of the cosines of their images (formula in `template_scores`). With None, the
+        score is the cosine of the templates' mean features.
       pool_media: whether the images of a template that belong to one medium, such as a video, are
         first averaged to one image.
       rule: rule of insightface, one of `TEMPLATE_RULES`, that merges the images of a template into
@@ -223,8 +232,8 @@ def score_search(
       progress: called with (number of finished parts, number of all parts).
 
     Raises:
-      InputError: an image has no feature under the name that `face_names` gives it, or has no
-        detection score although the rule needs one.
+      InputError: an image has no feature of its name, or has no detection score although the rule
+        needs one.
     """
     ranks, rates, steps, fewest, sizes = [], [], [], [], []
     faces = face_names([side for split in splits for side in split])

@@ -52,10 +52,11 @@ def score_step(gammas: int | None, *, merged: bool) -> str:
     """Returns a sentence that describes the score of two templates, for the `steps` of a result.
 
     Args:
-      gammas: K, the number of terms in Ring loss' fusion (`template_scores`); None if the score is
-        the cosine of the templates' mean features.
+      gammas: K, the number of terms in the Ring loss paper's score of two templates: a sum of
+        weighted means of the cosines of their images (formula in `template_scores`). None if the
+        score is the cosine of the templates' mean features.
       merged: whether a `TemplateRule` has merged each template into one feature. If so, the
-        sentence does not speak of mean features.
+        sentence does not mention mean features.
     """
     if gammas is not None:
         return f"score is the sum over gamma = 1..{gammas} of softmax(gamma s)-weighted cosines s"
@@ -128,8 +129,9 @@ class TemplateVerification(NamedTuple):
     """The result of verification (1:1) on template pairs."""
 
     scores: np.ndarray
-    """[pairs] similarity of each pair, higher for pairs that are more alike. It lies in [-K, K] for
-    the fusion with K terms, and in [-1, 1] for the cosine of mean features."""
+    """[pairs] similarity of each pair, higher for pairs that are more alike. It lies in [-1, 1] for
+    the cosine of mean features, and in [-K, K] for the score of the Ring loss paper, a sum of K
+    weighted means of cosines."""
     rates: PairRates
     """EER, AUC and TAR at each FAR, for each split."""
     steps: tuple[str, ...]
@@ -207,12 +209,15 @@ def score_matrix(
 ) -> np.ndarray:
     """Computes the score of every probe template with every gallery template, for 1:N search.
 
+    A template is a set of images of one person. Probes are the templates that are searched.
+
     Args:
       templates: as `group_templates` returns them.
       probes: [probes] ids of the templates that are searched.
       gallery: [gallery] ids of the templates among which they are searched.
-      gammas: K, the number of terms in Ring loss' fusion (`template_scores`). With None, the score
-        is the cosine of the templates' mean features.
+      gammas: K, the number of terms in the Ring loss paper's score of two templates: a sum of
+        weighted means of the cosines of their images (formula in `template_scores`). With None, the
+        score is the cosine of the templates' mean features.
       progress: called with (number of finished probes, number of all probes).
 
     Returns:
@@ -248,6 +253,9 @@ def verify_templates(
 ) -> TemplateVerification:
     """Computes the scores of pairs of templates (1:1), and the TAR at each FAR on each split.
 
+    A template is a set of images of one person. TAR is the share of pairs of one person that are
+    accepted, and FAR the share of pairs of two people that are accepted.
+
     Args:
       templates: as `group_templates` returns them.
       first: [pairs] id of one template.
@@ -255,14 +263,16 @@ def verify_templates(
       same: [pairs] bool, True where both templates show one person.
       split: [pairs] id of the split (part of the protocol) of each pair. Each split has its own
         thresholds. Give all pairs the same id to compute the rates of all pairs together.
-      gammas: K, the number of terms in Ring loss' fusion (`template_scores`). With None, the score
-        is the cosine of the templates' mean features.
+      gammas: K, the number of terms in the Ring loss paper's score of two templates: a sum of
+        weighted means of the cosines of their images (formula in `template_scores`). With None, the
+        score is the cosine of the templates' mean features.
       fars: false accept rates in [0, 1]; by default 1e-6, 1e-5, ... 0.1.
       progress: called with (number of finished pairs, number of all pairs).
 
     Raises:
       ValueError: a template has no images, lengths differ, `gammas` is outside 1 to MOST_GAMMAS
-        (40), a rate is outside [0, 1], or a split has pairs of one kind only.
+        (40), a rate is outside [0, 1], or the pairs of a split all show one person or all show two
+        people.
     """
     first, second, same, split = checked_columns(first=first, second=second, same=same, split=split)
     same = checked_same(same)

@@ -26,13 +26,15 @@ SINGLE = 100
 def read_ytf_splits(path: Path | str, *, folds: int = 10, size: int = 250) -> PairList:
     """Reads `splits.txt`, the pair list of YouTube Faces (YTF), with or without its header.
 
-    A line is "fold, number, video, video, same". Folds and numbers start at 1 and are in order. A
-    video is named by the folder of its frames, such as `Sadie_Frost/1`.
+    A line is "fold, number, video, video, same". The folds (groups of pairs) are numbered from 1,
+    and the pairs of a fold are numbered from 1; the lines are in this order. A video is named by
+    the folder of its frames, such as `Sadie_Frost/1`. The last field is 1 if both videos show one
+    person, else 0.
 
     Args:
       path: the file.
       folds: number of folds that the file must have.
-      size: number of same pairs that each fold must have, and of different pairs as well.
+      size: number of pairs of one person that each fold must have, and of pairs of two people.
 
     Returns:
       The pairs of videos in the file's order.
@@ -117,14 +119,15 @@ def _score_halves(
 
 
 def half_pairs(people: Sequence[str]) -> PairList:
-    """Returns a same pair and a different pair per person, in ten folds of people.
+    """Returns two pairs of videos per person, one same and one different, in ten folds of people.
 
-    Each person has two videos, named PERSON/0 and PERSON/1. These two are the same pair. The
-    different pair is the first video of the person and the second video of another person in the
-    same fold. People are put into folds at random, but in the same way in every run.
+    The two halves of a person's images are treated as two videos, named PERSON/0 and PERSON/1. The
+    same pair has these two videos. The different pair has the first video of the person and the
+    second video of another person in the same fold (group of people). People are put into folds at
+    random, but with a fixed seed, so that every run has the same folds.
 
     Args:
-      people: names of the people, at least 20, so that each fold has two.
+      people: names of the people, at least 20, so that each fold has two or more.
     """
     # A fixed seed, so that the folds are the same in every run.
     dealt = np.random.default_rng(0).permutation(len(people))

@@ -15,9 +15,11 @@ from hyperface.report.tables import Table, percent
 def threshold_table(title: str, found: Calibration) -> Table:
     """Returns the table of thresholds and their measured rates, one row per requested error rate.
 
-    A row has two thresholds: a pair is called "same" if its similarity is at least the first, and
-    "different" if it is at most the second. The row also has the rates that these thresholds have
-    on people to whom they were not fitted.
+    A row has two thresholds: a pair is called "same" (one person) if its similarity is at least the
+    first, and otherwise "different" (two people) if it is at most the second. The requested error
+    rate is the largest share of pairs of two people that may be called "same", and of pairs of one
+    person that may be called "different". The thresholds are fitted on some people. The measured
+    rates in the row are those on other people.
 
     Args:
       title: title of the protocol, which begins the title of the table.
@@ -73,15 +75,15 @@ def _limits(point: OperatingPoint) -> str:
 def probability_table(title: str, found: Calibration) -> Table:
     """Returns the table of Cllr and ECE, one row per way to turn a cosine into a probability.
 
-    The ways are the uncalibrated (1 + cosine) / 2, the logistic and the isotonic calibration.
-
-    Cllr is the cost of the log-likelihood ratio in bits per pair, and ECE is the expected
-    calibration error.
+    The probability is that a pair shows one person. The ways are the uncalibrated (1 + cosine) / 2,
+    the logistic calibration, and the isotonic calibration. Cllr is the cost of the log-likelihood
+    ratio in bits per pair. ECE is the expected calibration error: the mean distance between the
+    probability and the observed share of pairs of one person.
 
     Args:
       title: title of the protocol, which begins the title of the table.
-      found: the calibration, whose field `quality` has the measured numbers. If this is empty, the
-        table has no rows.
+      found: the calibration, whose field `quality` has the measured numbers. If this field is
+        empty, the table has no rows.
     """
     rows = [
         (name, f"{quality.cllr:.3f}", percent(quality.reliability.error))
@@ -101,10 +103,11 @@ def probability_table(title: str, found: Calibration) -> Table:
 
 
 def reliability_diagram(quality: Mapping[str, Quality]) -> Figure:
-    """Draws the observed share of same pairs against the stated probability of one person.
+    """Draws the observed share of pairs of one person against the stated probability of one person.
 
-    The stated probability is the one that the calibration computes. Pairs are put into bins by it.
-    Each bin is a point, whose area grows with the share of pairs in the bin.
+    The stated probability is the probability that the calibration computes for a pair. Pairs with
+    similar probabilities are put into one bin. Each bin is a point, whose area grows with the share
+    of pairs in the bin.
 
     Args:
       quality: way to turn a cosine into a probability, such as "logistic" -> its measured quality.

@@ -71,8 +71,8 @@ def panels(
 def line_styles(named: Mapping[str, object]) -> list[Style]:
     """Returns one line style per name, in the order of the names.
 
-    A name that begins with "raw pixels" (the baseline) gets grey dashes. Other names get solid
-    lines in different colours, which repeat after eight names.
+    A name that begins with "raw pixels" (a baseline without a network) gets grey dashes. Other
+    names get solid lines in different colours, which repeat after eight names.
 
     Args:
       named: a mapping whose keys are the names of curves. Its values are not used.

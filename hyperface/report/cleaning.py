@@ -88,9 +88,10 @@ def write_dropped(
     A line has the image's name, the reason, the distance and the threshold. Distances are squared
     distances of features to the mean of their person. The reason is the first of these that
     applies:
-      "overlap": the person is in another data set too; distance and threshold are then empty.
-      "class": the mean distance of the person's images is above the threshold of classes.
-      "image": the distance of the image is above the threshold of images.
+
+    - "overlap": the person is in another data set too; distance and threshold are then empty.
+    - "class": the mean distance of the person's images is above the threshold of classes (people).
+    - "image": the distance of the image is above the threshold of images.
 
     Args:
       path: path of the CSV file.
@@ -121,17 +122,19 @@ def write_overlap(
 ) -> None:
     """Writes the pairs of people who seem to be in a training set and in an evaluation set.
 
-    `overlap.csv` has one line per pair of people, with the two images of them that are most
-    similar. `overlap.png` shows these images of the first 40 pairs, and is not written if there are
-    no pairs.
+    `overlap.csv` has one line per pair of people, with the most similar pair of their images.
+    `overlap.png` shows these images for the first 40 pairs of people, and is not written if there
+    are no pairs.
 
     Args:
       folder: folder that receives both files.
       images: the training set, shown on the left.
       others: the evaluation set.
-      pairs: pairs of a training person and an evaluation person, as `similar_people` returns them.
+      pairs: pairs of a training person and an evaluation person who have equal names or similar
+        features, with their most similar images.
       named: pairs (label in the training set, label in the evaluation set) of people with equal
-        names. In both files these are marked "name", and all other pairs "features".
+        names. Both files mark these pairs "name", and all other pairs "features", since these were
+        found by their features.
     """
     people, other_people = images.people(), others.people()
     rows = []

@@ -37,9 +37,10 @@ class _Line(NamedTuple):
 def detection_sheet(source: Source, aligner: Aligner) -> Image.Image | None:
     """Draws photos with the box and landmarks of a detected face, beside the aligned crops.
 
-    The sheet lets a person check the detector by eye. The faces are those in the file of landmarks.
-    The sheet has at most 10 photos without a face, then the 20 photos with the lowest scores of the
-    detector, then 20 photos chosen at random. Photos that cannot be read are left out.
+    The sheet lets a person check the detector by eye. Boxes, landmarks and scores are read from the
+    file of landmarks. The sheet has at most 10 photos without a face, then the 20 faces with the
+    lowest scores of the detector, then 20 other faces chosen at random. Photos that cannot be read
+    are left out.
 
     Args:
       source: the photos. They have the names that are in the landmarks file.

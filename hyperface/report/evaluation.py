@@ -48,7 +48,7 @@ def protocol_tables(
 
     After the scores of a protocol come its tables of thresholds, probabilities, feature norms and
     groups, if the result has these data. The last table compares the feature norms at several
-    resolutions. It is left out unless feature norms were measured at two or more different factors
+    resolutions of the images. It is left out if all results with feature norms have the same factor
     in `areas`.
 
     Args:

@@ -74,11 +74,12 @@ def folds_report(
 
     Args:
       trained: name of a method -> its results and training curves. The first method is the
-        experiment itself. If there are several, the second is the baseline of the differences.
+        experiment itself. If there is a second one, the table of accuracies shows the difference of
+        each other method to the second.
       baselines: name of a method that was not trained, such as raw pixels -> its results. These
         methods are shown first.
       num_classes: number of people that the first group's network was trained on.
-      hardest: the section of hardest pairs; None leaves it out.
+      hardest: the section with the pairs of faces that have the largest errors; None leaves it out.
     """
     results = {**baselines, **{method: t.scores for method, t in trained.items()}}
     others = list(trained)[1:]

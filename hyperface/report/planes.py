@@ -75,7 +75,7 @@ def probability_plane(
 
 
 def softmax_probability(features: np.ndarray, agents: np.ndarray) -> np.ndarray:
-    """Returns [..., classes], the softmax of the products of features with agents.
+    """Returns [..., classes], the softmax over the classes of feature times agent (inner product).
 
     Args:
       features: [..., dim] features.

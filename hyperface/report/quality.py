@@ -20,10 +20,11 @@ SHOWN_SHARE = 0.3
 def quality_table(title: str, found: NormQuality) -> Table:
     """Returns a table that shows whether a small feature norm is a sign of a poor image.
 
-    A genuine pair is refused if its similarity is below the threshold. Each column is for a share
-    of genuine pairs that is left out, and the cell is the refused share of the remaining ones. Each
-    row is for an order in which pairs are left out: lowest norm first, highest norm first, at
-    random, or refused pairs first (the best possible order).
+    A genuine pair has two images of one person. It is refused if its similarity is below the
+    threshold. The norm of a pair is the smaller norm of its two images. Each row is for an order in
+    which genuine pairs are left out: lowest norm first, highest norm first, at random, or refused
+    pairs first (the best possible order). Each column is for a share of pairs that is left out, and
+    a cell has the refused share of the remaining pairs. The last column is the mean over shares.
 
     Args:
       title: title of the protocol, which begins the title of the table.
@@ -51,7 +52,12 @@ def quality_table(title: str, found: NormQuality) -> Table:
 
 
 def resolution_table(found: Mapping[str, tuple[float, NormQuality]]) -> Table:
-    """Returns the table of feature norms against the images' resolution, one row per protocol.
+    """Returns a table that shows how feature norms depend on the resolution, one row per protocol.
+
+    The norm of a pair is the smaller norm of its two images. A row has the mean norm of the images,
+    and the rank correlations of the pairs' norms with their similarities. It also has the share of
+    pairs of one person that are refused: among all such pairs, and among those that remain when the
+    30 % with the lowest norms are left out.
 
     Args:
       found: title of a protocol -> (factor by which the area of its images was reduced, the
@@ -91,9 +97,9 @@ def resolution_table(found: Mapping[str, tuple[float, NormQuality]]) -> Table:
 def discard_curves(found: NormQuality) -> Figure:
     """Draws the refused share of genuine pairs against the share of genuine pairs left out.
 
-    A pair is refused if its similarity is below the threshold. There is one curve per order in
-    which pairs are left out, such as "lowest norm first". The refused share is computed over the
-    remaining pairs.
+    A genuine pair has two images of one person. It is refused if its similarity is below the
+    threshold. There is one curve per order in which pairs are left out, such as "lowest norm
+    first". The refused share is computed over the remaining pairs.
 
     Args:
       found: the measured relation of feature norm and quality.

@@ -36,8 +36,8 @@ class Trained(NamedTuple):
 def results_table(results: Mapping[str, Result]) -> Table:
     """Returns the table of measured scores, one row per method.
 
-    For the verification protocol these are the accuracy and the TAR at several FARs. For the
-    classification protocol the accuracy is the only score.
+    For results of verification (pairs of faces) the scores are the accuracy and the TAR at several
+    FARs. For results of classification the accuracy is the only score.
 
     Args:
       results: name of a method -> its result; all methods are scored by the same protocol.
@@ -151,7 +151,8 @@ def run_report(
       baselines: name of a method that was not trained, such as raw pixels -> its result. These
         methods are shown first.
       num_classes: number of people in the training split.
-      hardest: the section of hardest pairs; None for a run that does not verify.
+      hardest: the section with the pairs of faces that have the largest errors; None for a run that
+        does not compare pairs of faces.
     """
     results = {**baselines, **{method: t.result for method, t in trained.items()}}
     verified = {m: r.verification for m, r in results.items() if r.verification is not None}

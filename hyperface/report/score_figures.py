@@ -138,7 +138,7 @@ def cmc_curves(ranked: Mapping[str, np.ndarray]) -> Figure:
 
 
 def similarity_histogram(name: str, scores: np.ndarray, same: np.ndarray) -> Figure:
-    """Draws histograms of the similarities of same and of different pairs.
+    """Draws two histograms of similarities: for pairs of one person, and for pairs of two people.
 
     Args:
       name: name of the method or protocol, for the title.

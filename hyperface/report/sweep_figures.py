@@ -21,10 +21,11 @@ MOST_TICKS = 8
 def sweep_curve(runs: Sequence[SweptRun], field: str, figure: str) -> Figure:
     """Draws a score against the values of a swept field.
 
-    There is one line per choice of values for the other swept fields. Points are runs; lines are
-    means over seeds, and bars are sample standard deviations. The x axis is logarithmic if the
-    largest value is at least ten times the smallest that is not zero; zero then lies on a short
-    part of the axis that is linear. Values that are not numbers are spaced evenly.
+    A swept field is a setting of which the sweep tries several values. There is one line per choice
+    of values for the other swept fields. Points are runs; lines are means over seeds, and bars are
+    sample standard deviations. The x axis is logarithmic if the largest absolute value is at least
+    ten times the smallest one above zero. If a value is zero or negative, a short part of the
+    logarithmic axis around zero is linear. Values that are not numbers are spaced evenly.
 
     Args:
       runs: the runs of the sweep; a run without the score is not drawn.

@@ -65,7 +65,8 @@ def settings_of(runs: Sequence[SweptRun]) -> list[Setting]:
 def figure_names(runs: Sequence[SweptRun]) -> list[str]:
     """Returns the names of all scores that some run has, in the order in which they first appear.
 
-    Standard errors of single runs are left out, since a sweep shows the spread over seeds.
+    Names that contain "standard_error" are left out. They are the spreads within single runs, and a
+    sweep shows the spread over seeds instead.
     """
     names = dict.fromkeys(name for run in runs for name in run.figures)
     # A sweep has a spread of its own, over seeds.

@@ -18,9 +18,9 @@ NormFace, Section 4, calls usual."""
 def losses_with_bound(curves: Mapping[str, Curve]) -> Figure:
     """Draws the training loss against the step, with NormFace's lower bound of the softmax loss.
 
-    For a method with a softmax term only this term is drawn, and for other methods the whole loss.
-    The bound (NormFace, Proposition 2) depends on the scale of the logits at each step. The bound
-    is drawn for the methods whose `metrics.jsonl` contains it.
+    If the loss of a method is a sum with a softmax term, only this term is drawn. For other methods
+    the whole loss is drawn. The bound (NormFace, Proposition 2) depends on the scale of the logits
+    at each step. The bound is drawn for the methods whose `metrics.jsonl` contains it.
 
     Args:
       curves: name of a method -> the lines of its `metrics.jsonl`, at least one.
@@ -41,10 +41,12 @@ def losses_with_bound(curves: Mapping[str, Curve]) -> Figure:
 
 
 def losses_below_a_guess(groups: Mapping[str, Mapping[str, Curve]], guess: float) -> Figure:
-    """Draws the softmax losses of trainings that have hardly begun, and how far below a guess.
+    """Draws the softmax losses of very short trainings, and the loss of a guess to compare with.
 
-    Such losses are of one size, so the y axis is linear, and it begins at zero. Dotted lines are
-    the lower bounds (NormFace, Proposition 2); a grey one is the loss of a guess.
+    A guess gives all classes the same probability. Short trainings have losses near that of a
+    guess, so the y axis is linear, and it begins at zero. A dotted line in the colour of a training
+    is the lower bound of its loss (NormFace, Proposition 2). The grey dotted line is the loss of a
+    guess.
 
     Args:
       groups: title of a panel -> name of a training -> the lines of its `metrics.jsonl`.
@@ -67,9 +69,9 @@ def losses_below_a_guess(groups: Mapping[str, Mapping[str, Curve]], guess: float
 def scales(curves: Mapping[str, Curve]) -> Figure | None:
     """Draws the scale s of the logits, and the radius R of Ring loss, against the step.
 
-    The scale is drawn for methods with a softmax of cosines, and the radius, the norm towards which
-    Ring loss pulls the features, for methods with Ring loss. If there are neither, None is
-    returned.
+    The scale is drawn for methods whose logits are cosines times s. The radius is the norm towards
+    which Ring loss pulls the features, and is drawn for methods with Ring loss. If there are no
+    such methods, None is returned.
 
     Args:
       curves: name of a method -> the lines of its `metrics.jsonl`, at least one.
