@@ -16,16 +16,16 @@ _AGAIN = "a link to a folder that was read already"
 
 
 def walk(root: Path, follow_links: bool) -> Iterator[Member]:
-    """Yields all files below a folder, in a fixed order.
+    """Yields all files below a folder, in a fixed order, each as a `Member`.
 
-    Files in hidden folders, and in folders that operating systems create, are yielded too, as
-    members that cannot be used, so that they are counted. A folder that was reached already by
-    another link is not entered again.
+    Files in hidden folders, and in folders that operating systems create, are yielded too, so that
+    they can be counted. The field `problem` of these members says that they cannot be used. A link
+    to a folder that was entered before is not followed.
 
     Args:
       root: the folder.
-      follow_links: True follows links to files and folders outside of root; False yields them as
-        members that cannot be used.
+      follow_links: True follows links to files and folders outside of root. False yields such a
+        link as a member whose `problem` says so.
 
     Raises:
       InputError: a folder cannot be read; it is raised after all other files were yielded.
