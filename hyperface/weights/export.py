@@ -157,9 +157,9 @@ def open_stablehlo(program: bytes, image_shape: tuple[int, int, int], origin: st
     An embedder is a function from images [batch, height, width, channels] to features [batch, dim].
 
     Args:
-      program: the bytes that `export_stablehlo` returned. JAX's parser does not check them, so
-        damaged bytes could crash it. Read the file by `exported.read_file`, which compares its
-        digest with the one in `embedder.json`.
+      program: the bytes that `export_stablehlo` returned. JAX's parser does not check them
+        for damage. So read the file by `exported.read_file`, which compares its digest with the one
+        in `embedder.json`.
       image_shape: the expected [height, width, channels] of the images.
       origin: the file or folder that the program comes from, for messages.
 

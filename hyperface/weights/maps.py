@@ -40,15 +40,11 @@ class Entry:
     """Path of the parameter in this library's network, such as "params/conv1/kernel". For the kinds
     "zero" and "one" the network has no such parameter; it is the path that it would have."""
     kind: Kind
-    """How the array becomes the parameter:
-
-    - "same", "vector" (one number per channel): unchanged.
-    - "conv": [out, in, height, width] becomes [height, width, in, out].
-    - "first conv": as "conv"; the values are also adapted to the pixel values of the images.
-    - "dense": [out, in] becomes [in, out].
-    - "flat dense": as "dense". The layer reads a flattened map, so the inputs are reordered from
-      channels first to channels last.
-    - "zero", "one": not at all. All elements of the array must be 0 or 1, or it must be absent.
+    """How the array becomes the parameter. "same" and "vector" (one number per channel) leave it
+    unchanged. "conv" turns [out, in, height, width] into [height, width, in, out]; "first conv"
+    also adapts it to the pixel values of the images. "dense" turns [out, in] into [in, out]; "flat
+    dense" also reorders the inputs, a flattened map, from channels first to channels last. For
+    "zero" and "one" the array is not used: all its elements must be 0 or 1, or it must be absent.
     """
 
 

@@ -141,8 +141,8 @@ def points_in(boxes: np.ndarray, fractions: np.ndarray) -> np.ndarray:
         edge, divided by its height.
 
     Returns:
-      [n, 5, 2] landmarks (x, y) in pixels. POINT_SHIFT, half a pixel, is added to each x and y, as
-      in the landmarks by which the templates of `hyperface.data.alignment` were measured.
+      [n, 5, 2] landmarks (x, y) in pixels. POINT_SHIFT, half a pixel, is added to each x and y,
+      because the templates of `hyperface.data.alignment` were measured by such shifted landmarks.
     """
     xy = np.stack([fractions[:, :5], fractions[:, 5:]], axis=-1)
     return boxes[:, None, :2] + xy * (boxes[:, None, 2:] - boxes[:, None, :2]) + POINT_SHIFT

@@ -16,11 +16,14 @@ _AGAIN = "a link to a folder that was read already"
 
 
 def walk(root: Path, follow_links: bool) -> Iterator[Member]:
-    """Yields all files below a folder, in a fixed order, each as a `Member`.
+    """Yields all files below a folder, in a fixed order.
 
-    Files in hidden folders, and in folders that operating systems create, are yielded too, so that
-    they can be counted. The field `problem` of these members says that they cannot be used. A link
-    to a folder that was entered before is not followed.
+    Each file is a `Member`: its name, its size, a function that reads it, and `problem`, which is
+    None or the reason why the file cannot be used.
+
+    Files in hidden folders, and in folders that operating systems create, are yielded too, with a
+    `problem`, so that they can be counted. A link to a folder that was entered before is not
+    followed.
 
     Args:
       root: the folder.
