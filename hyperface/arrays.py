@@ -45,8 +45,8 @@ def open_npy(path: Path, *, mapped: bool) -> np.ndarray:
 
     Args:
       path: the file.
-      mapped: map the file into memory (read-only), so that only the numbers that are used are
-        read. Otherwise all of them are read at once.
+      mapped: True maps the file into memory (read-only), so that only the numbers that are used
+        are read. False reads all of them at once.
 
     Raises:
       InputError: the file is not an .npy file, is truncated, or contains anything but numbers and
@@ -75,9 +75,12 @@ def read_npz(path: Path, names: tuple[str, ...]) -> list[np.ndarray]:
       names: names of the arrays, without the ending .npy. The arrays are returned in this order.
 
     Raises:
-      InputError: the file is not an .npz archive, is damaged, or lacks one of the arrays. Or the
-        named arrays contain anything but numbers and text, or need more than 32 MiB plus ten times
-        the size of the file.
+      InputError: one of these:
+
+        - The file is not an .npz archive, is damaged, or lacks one of the arrays.
+        - A named array contains anything but numbers and text.
+        - The named arrays together need more memory than 32 MiB plus ten times the size of the
+          file. This limit protects against a small file that unpacks to a huge one.
     """
     with open_zip(path) as archive:
         members = {i.filename.removesuffix(".npy"): i for i in archive.infolist()}

@@ -6,10 +6,11 @@ from hyperface.errors import MissingExtra
 
 
 def require(extra: str, *modules: str) -> None:
-    """Checks that the modules of an extra are installed, without importing them.
+    """Checks that modules of an optional dependency are installed, without importing them.
 
     Args:
-      extra: name of the extra, as in `pip install 'hyperface[train]'`.
+      extra: name of the group of optional dependencies ("extra") that contains the modules, such as
+        "train" in `pip install 'hyperface[train]'`.
       modules: top-level modules that the caller needs.
 
     Raises:

@@ -130,8 +130,8 @@ def text_lines(path: Path | str) -> Iterator[str]:
 def read_names(path: Path | str) -> list[str]:
     """Returns the names in a UTF-8 file of one name per line, in the order of the file.
 
-    Lines that are empty or have only spaces are skipped. Spaces around a name belong to it, because
-    files and folders may be called so.
+    Lines that are empty or have only spaces are skipped. Spaces before or after a name are part of
+    it, because names of files and folders can start or end with a space.
 
     Raises:
       InputError: the file cannot be read, has no name, or has a name twice.

@@ -44,14 +44,17 @@ def is_of_orbax(path: Path) -> bool:
 
 
 def recorded_arrays(state: Path) -> set[str | None]:
-    """Returns the array names, such as "a.b.c", that Orbax recorded in a checkpoint.
+    """Returns the names of the arrays in a checkpoint, such as "a.b.c".
 
-    Orbax writes one file of names per process. The caller compares the names with the expected
-    ones, because Orbax does not notice if a name in these files was damaged. The result contains
-    None if an entry of a file has no name.
+    Orbax, JAX's checkpoint library, writes them into one file per process. It does not notice if a
+    name in these files is damaged, so the caller must compare the result with the expected names.
 
     Args:
-      state: folder "state" of a checkpoint. If it has no files of names, the result is empty.
+      state: folder "state" of a checkpoint.
+
+    Returns:
+      The set of names. It is empty if the folder has no such files. It contains None if an entry of
+      a file lacks its name.
 
     Raises:
       OSError: a file cannot be read.

@@ -59,8 +59,8 @@ class Record(NamedTuple):
     """The content of a folder's marker, the file that lists what this program wrote there."""
 
     kind: str
-    """The kind of folder: one of RUN, CHECKPOINTS, DATA (a prepared data set) and RESULTS (files
-    that may lie beside those of others)."""
+    """The kind of folder: RUN (a training run), CHECKPOINTS, DATA (a prepared data set) or RESULTS
+    (such as lists and pictures, in a folder that may contain files of others too)."""
     files: frozenset[str]
     """Names of the files in the folder that this program wrote, or is about to write. It may
     overwrite and remove these."""
@@ -68,7 +68,7 @@ class Record(NamedTuple):
     """Names of the checkpoints in the folder. Each is a folder whose files Orbax (JAX's checkpoint
     library) writes, so it is recorded as a whole."""
     folders: frozenset[str]
-    """Relative paths of the folders below this one that have a marker of their own."""
+    """Paths, relative to this folder, of the folders below it that have a marker of their own."""
     holder: str
     """The process that locked the folder last, as "process 12 on HOST" for messages; "" if it was
     never locked."""
@@ -124,9 +124,10 @@ def adopt(folder: Path, kind: str = RESULTS) -> Record:
 
     Args:
       folder: the folder.
-      kind: the kind of folder that it becomes. RUN, CHECKPOINTS and DATA need an empty folder or
-        one that is already marked as this kind. RESULTS may be written into any folder, beside the
-        files of others.
+      kind: the kind of folder that it becomes: RUN (a training run), CHECKPOINTS, DATA (a prepared
+        data set) or RESULTS (such as lists and pictures). A folder of RESULTS may contain files
+        that this program did not write. For the other kinds the folder must be empty, or be marked
+        already as a folder of the same kind.
 
     Returns:
       The content of the folder's marker.
@@ -151,14 +152,15 @@ def adopt(folder: Path, kind: str = RESULTS) -> Record:
 
 
 def check(folder: Path, kind: str = RESULTS) -> Record | None:
-    """Checks that a folder can be marked as one of this program, without writing anything.
+    """Checks that a folder can be marked as a folder of this program, without writing anything.
 
-    `adopt` marks it.
+    The marker is a file that lists what this program wrote into the folder; `adopt` writes it.
 
     Args:
       folder: the folder, which may be absent.
-      kind: the kind of folder that it will become: RUN, CHECKPOINTS, DATA (a prepared data set) or
-        RESULTS. Only RESULTS may be in a folder that contains files of others.
+      kind: the kind of folder that it will become: RUN (a training run), CHECKPOINTS, DATA (a
+        prepared data set) or RESULTS (such as lists and pictures). A folder of RESULTS may contain
+        files that this program did not write; the other kinds may not.
 
     Returns:
       The content of the folder's marker, or None if it has no marker yet.
@@ -186,7 +188,7 @@ def check(folder: Path, kind: str = RESULTS) -> Record | None:
 
 @contextlib.contextmanager
 def locked(folder: Path, use: str, kind: str = RESULTS) -> Iterator[Record]:
-    """Marks a folder as one of this program, and locks it against other processes.
+    """Marks a folder as a folder of this program, and locks it against other processes.
 
     This is a context manager, which yields the content of the folder's marker: the file that lists
     what this program wrote there. The lock ends with the block. If the process is killed, the
@@ -196,12 +198,14 @@ def locked(folder: Path, use: str, kind: str = RESULTS) -> Iterator[Record]:
       folder: the folder, which may be absent.
       use: a description of the work in the folder, such as "being prepared". Another process that
         wants the lock shows it in its error: "FOLDER is USE by process 12 on HOST".
-      kind: the kind of folder that it becomes: RUN, CHECKPOINTS, DATA (a prepared data set) or
-        RESULTS. Only RESULTS may be in a folder that contains files of others.
+      kind: the kind of folder that it becomes: RUN (a training run), CHECKPOINTS, DATA (a prepared
+        data set) or RESULTS (such as lists and pictures). A folder of RESULTS may contain files
+        that this program did not write; the other kinds may not.
 
     Raises:
-      InputError: another process has locked the folder. Or the folder cannot be marked, because of
-        a symbolic link, other files in it or another kind of marker.
+      InputError: another process has locked the folder. Or the folder cannot be marked: its path
+        contains a symbolic link inside a marked folder; or the kind is not RESULTS, and the folder
+        contains other files or is marked as another kind.
     """
     # Checked before the folder is created, so that an error leaves no empty folder behind.
     check(folder, kind)
@@ -231,7 +235,7 @@ def claim(*paths: Path) -> None:
 
     Raises:
       InputError: one of the paths is already a symbolic link, a folder, or a file that this program
-        did not record. No name was recorded then.
+        did not record. In that case none of the names is recorded.
     """
     # All names are checked first, so that an error for one of them leaves none recorded.
     check_free(*paths)
@@ -260,12 +264,11 @@ def check_free(*paths: Path) -> None:
 
 @contextlib.contextmanager
 def recording(folder: Path) -> Iterator[None]:
-    """Records the files that a library creates in and below a folder, as a context manager.
+    """A context manager that records the files which a library creates in and below a folder.
 
-    Use it if the library chooses the file names, as a profiler does. The new files are recorded at
-    the end of the block, in the marker of each folder (the file that lists what this program wrote
-    there), so that this program may remove them later. They are recorded also if the block raises
-    an error.
+    Use it if the library chooses the file names, as a profiler does. At the end of the block, also
+    if the block raises an error, each new file is recorded in the marker of its folder: the file
+    that lists what this program wrote there. From then on this program may remove the new files.
     """
     # The library chooses the names, so the new files are found by comparing before and after.
     before = set(_files_below(folder))
@@ -279,14 +282,19 @@ def recording(folder: Path) -> Iterator[None]:
 
 
 def claim_tree(path: Path) -> None:
-    """Records the name of a checkpoint folder before Orbax creates and fills it.
+    """Records the name of a checkpoint before Orbax, JAX's checkpoint library, writes it.
 
-    The name is recorded in the marker of the parent folder, which is marked as CHECKPOINTS if it
-    has no marker. From then on this program may remove the files that Orbax writes there.
+    A checkpoint is a folder, a tree of files. Its name is recorded in the marker of the parent
+    folder: the file that lists what this program wrote there. If the parent folder has no marker,
+    it is marked as a folder of checkpoints. From then on this program may remove the files that
+    Orbax writes into the checkpoint.
+
+    Args:
+      path: the folder of the checkpoint.
 
     Raises:
-      InputError: a link, or a file or folder that is not recorded, already has this name. Or the
-        parent folder contains other files or is of another kind.
+      InputError: the path is already a symbolic link, a file, or a folder that is not recorded. Or
+        the parent folder is marked as another kind of folder, or has no marker but contains files.
     """
     found = adopt(path.parent, CHECKPOINTS)
     _check_name(path, found.trees, folder=True)
@@ -297,8 +305,8 @@ def claim_tree(path: Path) -> None:
 def take_in_tree(path: Path) -> None:
     """Records a checkpoint that the user copied into a folder of checkpoints.
 
-    From then on this program may rename the checkpoint, and remove those of its files that Orbax
-    (JAX's checkpoint library) writes.
+    A checkpoint is a folder, a tree of files. From then on this program may rename it, and remove
+    its files, except for files that Orbax (JAX's checkpoint library) did not write.
 
     Args:
       path: the folder of the checkpoint.
@@ -432,9 +440,9 @@ def remove_tree(path: Path) -> None:
 def rename_tree(path: Path, name: str) -> Path:
     """Renames a checkpoint, such as a damaged one, and returns its new path.
 
-    If the new name belongs to an earlier checkpoint, that one is removed first. Only files that
-    Orbax (JAX's checkpoint library) wrote are removed. If other files are left under the new name,
-    the renamed checkpoint gets the next free name instead: NAME-2, NAME-3, ...
+    If another checkpoint has the new name already, it is removed first, except for files in it that
+    Orbax (JAX's checkpoint library) did not write. If such files are left, the renamed checkpoint
+    gets the next free name instead: NAME-2, NAME-3, ...
 
     Args:
       path: the folder of the checkpoint.
@@ -500,8 +508,8 @@ def foreign(folder: Path) -> str:
     """Returns the first file in a folder that this program did not write, or "" if there is none.
 
     A file counts as written by this program if the folder's marker, the file that lists what this
-    program wrote there, contains the file's name. Every file in a folder below counts as somebody
-    else's. The result is a path relative to the folder.
+    program wrote there, contains the file's name. A file in a subfolder always counts as not
+    written by this program. The result is a path relative to the folder.
     """
     found = read(folder)
     known = {MARKER, *(found.files if found else ())}
@@ -515,9 +523,9 @@ def clear(folder: Path, *, keep_marker: bool = False) -> None:
     afterwards are removed too. If the process is killed, the folder can be cleared again.
 
     Args:
-      folder: a folder with a marker. A folder without a marker is left alone.
-      keep_marker: keep the folder and its marker, to use the folder again. Both also stay if
-        somebody else's file is in the folder.
+      folder: a folder with a marker. In a folder without a marker, nothing is removed.
+      keep_marker: True keeps the folder and its marker, to use the folder again. False removes
+        them too, unless the folder contains a file that this program did not write.
 
     Raises:
       InputError: a checkpoint contains a file that Orbax did not write. Nothing was removed.

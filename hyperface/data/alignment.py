@@ -38,11 +38,15 @@ EYE_ROW = {144: 48.0, 128: 40.0}
 
 @dataclass(frozen=True)
 class Aligner:
-    """A function (name, pixels) -> aligned pixels, by the landmarks in a CSV file.
+    """Aligns faces by the landmarks in a CSV file: moves each to the same position, angle and size.
 
-    Landmarks are five points of a face (eyes, nose, corners of the mouth). The file is read when
-    the object is created; a file that is missing or damaged raises InputError. A call raises
-    ValueError if the file has no landmarks for the image, or none that a face can have.
+    Landmarks are five points of a face (eyes, nose, corners of the mouth). An object is called with
+    the name of an image and its pixels, [height, width, 1 or 3] uint8. It returns the aligned
+    image, [*size, channels] uint8, which is grey if `size` is (128, 128) or (144, 144).
+
+    The file is read when the object is created; a file that is missing or damaged raises
+    InputError. A call raises ValueError if the file has no landmarks for the image, or if the
+    landmarks are impossible, for example if left and right are swapped.
     """
 
     path: Path = field(repr=False)
@@ -94,15 +98,16 @@ def align(pixels: np.ndarray, points: np.ndarray, size: tuple[int, int] = (112, 
       points: [5, 2] landmarks of the face: (x, y) in pixels of the left eye, the right eye, the
         nose, and the left and right corner of the mouth, where left is left in the image.
       size: (height, width) of the result. With (112, 96) or (112, 112), the five landmarks are
-        fitted to the template of that size. With (144, 144) or (128, 128), the eyes and the mouth
-        are placed as in Wu's LightCNN, and the result is grey.
+        fitted to the template of that size: fixed points to which the landmarks are moved. With
+        (144, 144) or (128, 128), the eyes and the mouth are placed as in Wu's LightCNN, and the
+        result is grey, so `channels` is 1.
 
     Returns:
       [*size, channels] uint8.
 
     Raises:
       ValueError: no upright face can have these landmarks (`check_landmarks` lists the conditions),
-        or the size is none of these four.
+        or `size` is not one of the four that are listed above.
     """
     check_landmarks(points, pixels.shape[:2])
     if size in TEMPLATES:

@@ -52,7 +52,7 @@ class Records(Protocol):
 
 @dataclass(frozen=True)
 class Split:
-    """One split of a prepared data set, opened for reading.
+    """One split of a prepared data set, such as its training images, opened for reading.
 
     Images are stored encoded. `hyperface.data.pipeline` decodes them, applies `shrink` and `crop`,
     and yields batches.
@@ -86,7 +86,11 @@ class Split:
 
     @property
     def step(self) -> str:
-        """A sentence for a report: the number of images, their data set, alignment and crop."""
+        """The data's step in a report of an evaluation, which lists what was done step by step.
+
+        It is a text with the number of images, their data set, alignment and crop, for example
+        "500 images of faces/1.0.0, as they came".
+        """
         small = f", {self.shrink} times smaller per side" if self.shrink > 1 else ""
         cut = f", the middle {self.crop[0]} x {self.crop[1]} of each" if self.crop else ""
         group = f", {self.group}" if self.group else ""
@@ -95,10 +99,14 @@ class Split:
         )
 
     def facts(self) -> dict[str, Any]:
-        """Returns what a run stores about its data, so that a resumed run notices changed data.
+        """Returns what a training run stores about its data.
 
-        The keys are "dataset" (name and version), "split" (name), "examples" and "classes"
-        (numbers), "image_shape" ([height, width, channels]) and "source" (fingerprint or None).
+        A run that is resumed compares these facts, to notice that the data have changed.
+
+        Returns:
+          A dict with the keys "dataset" (name and version), "split" (name), "examples" (number of
+          images), "classes" (number of people), "image_shape" ([height, width, channels]), and
+          "source" (the field `source`: the fingerprint, or None).
         """
         return {
             "dataset": self.dataset,
@@ -139,12 +147,18 @@ def fingerprint(name: str, data_dir: Path) -> str:
 
 
 def made_of(name: str, data_dir: Path) -> dict[str, Any]:
-    """Returns the version and the source of a data set's newest version without opening it.
+    """Returns which version of a data set is the newest, and from which files it was prepared.
+
+    A run stores this description, to notice that the data have changed. The data set is not opened.
+
+    Args:
+      name: name of the data set.
+      data_dir: the folder of prepared data sets.
 
     Returns:
-      A dict of two entries of `Split.facts`, by which a run notices changed data. "dataset" is
-      NAME/VERSION. "source" is the fingerprint of the files that the data set was prepared from, or
-      None if another program prepared it. The dict is empty if the data set is absent.
+      A dict with two keys. "dataset" is the text NAME/VERSION. "source" is the fingerprint of the
+      files that the data set was prepared from, or None if another program prepared it. The dict is
+      empty if there is no such data set.
     """
     folder = find(name, data_dir)
     if folder is None:
@@ -222,9 +236,10 @@ def open_split(
 def open_experiment_split(data: Data, part: Literal["train", "test"], data_dir: Path) -> Split:
     """Opens the images on which an experiment trains, or those on which it is scored.
 
-    By default these are the two splits that the experiment names. If it sets `data.people_fold` to
-    (k, n), the people of both splits together are divided into n groups. Group k, counted from 1,
-    is then the test part, and all other groups are the training part, with new labels from 0.
+    By default an experiment trains on the split `data.train_split` and is scored on the split
+    `data.test_split`. If `data.people_fold` is (k, n), the people of both splits together are
+    divided into n groups. Group k, counted from 1, is then the test part, and all other groups
+    together are the training part. In each part the people get new labels from 0.
 
     Args:
       data: the data settings of the experiment: the data set, its splits, the crop, and
@@ -233,8 +248,9 @@ def open_experiment_split(data: Data, part: Literal["train", "test"], data_dir: 
       data_dir: the folder of prepared data sets.
 
     Raises:
-      InputError: the data set or a split is missing or damaged, the crop or `shrink` does not fit
-        the images, or there are fewer than two people per group.
+      InputError: the data set or a split is missing or damaged; the images are smaller than
+        `data.crop`, or `data.shrink` does not divide their sides; or there are fewer than two
+        people per group.
     """
 
     def opened(split: str) -> Split:

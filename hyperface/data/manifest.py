@@ -19,10 +19,10 @@ class Manifest:
     """
 
     source: str
-    """Fingerprint of the source's images and of the options of preparing; equal fingerprints mean
-    equal data sets."""
+    """Fingerprint (a digest) of the original images and of the options with which the data set was
+    prepared from them. Equal fingerprints mean equal data sets."""
     kind: str
-    """Kind of the source that the images came from, such as "folder" or "zip"."""
+    """The format that the original images came in, such as "folder" or "zip"."""
     image_shape: tuple[int, int, int]
     """[height, width, channels] of each image; all images have this shape."""
     images: dict[str, int]
@@ -92,9 +92,13 @@ class Manifest:
 
     @classmethod
     def source_of(cls, folder: Path) -> str | None:
-        """Returns `source`, the fingerprint, from the manifest in a folder.
+        """Returns the field `source` of the manifest in a folder.
 
-        The result is None if the folder has no manifest, or a damaged one.
+        It is the fingerprint, a digest, of the images and options from which the data set was
+        prepared. The result is None if the folder has no manifest, or a damaged one.
+
+        Args:
+          folder: the folder of a version of a data set, which contains manifest.json.
         """
         try:
             return cls.read(folder).source

@@ -22,14 +22,14 @@ class SimilarPeople(NamedTuple):
     similarity: float
     """Cosine of the two people's mean features."""
     train_image: int
-    """Row, in the training features, of the training person's image in the most similar pair of
-    images of these two people."""
+    """Row in the training features. Of all pairs of an image of the training person and an image
+    of the test person, the most similar pair is reported; this is its training image."""
     test_image: int
-    """Row, in the test features, of the other image of the same pair."""
+    """Row in the test features: the test image of that most similar pair."""
 
 
 def same_names(train_people: Iterable[str], test_people: Iterable[str]) -> list[tuple[str, str]]:
-    """Finds people who are probably in both sets, by their names.
+    """Finds people who are probably in both the training set and the test set, by their names.
 
     Two names match if they differ at most in case, accents, and the characters between words. Names
     without a letter are left out, since the same number is mostly the name of different people in

@@ -23,18 +23,19 @@ cannot be aligned. Aligners with equal `repr` align equally; `str` describes the
 
 @dataclass(frozen=True)
 class Options:
-    """The options of preparing a data set: which images are stored, and how.
+    """The options of preparing a data set: which images of a source are stored, and how.
 
-    By default all images are stored as they are, and the people are divided into a training split
-    and a test split. A source that has splits of its own (such as MNIST) or verification pairs
-    accepts neither `held_out` nor `test_people`.
+    A source is the collection of original images, with the person of each. By default all images
+    are stored as they are, and the people are divided into a training split and a test split.
+    `held_out` and `test_people` change that division; they are an error for a source that has
+    splits of its own (such as MNIST) or pairs of images for verification.
     """
 
     held_out: int | Literal["all"] | None = None
-    """Size of the test split: the last `held_out` people in the source's order of people are test
-    people, and all others are training people. "all" puts everybody into the test split. None takes
-    `Source.held_out` or, if that is None too, a tenth of the people but at least 10, and nobody if
-    there are fewer than 30 people."""
+    """Number of people in the test split. They are the last ones in the source's order of people;
+    all others are in the training split. "all" puts everybody into the test split. None takes the
+    source's default number, `Source.held_out`. If that is None too, the number is a tenth of the
+    people but at least 10, or 0 if there are fewer than 30 people."""
     test_people: Collection[str] = ()
     """Names of the people who form the test split. If it is not empty, `held_out` is ignored."""
     keep: Collection[str] | None = None
@@ -47,8 +48,9 @@ class Options:
     as an `Aligner`. An image for which it raises ValueError is rejected with that reason. None
     stores the images without alignment."""
     strict: bool = False
-    """True stops with an InputError if any image is rejected, or if `Source.doubt` says that other
-    folders could be the people. False leaves rejected images out and lists them in the manifest."""
+    """True stops with an InputError if an image cannot be used, or if `Source.doubt` says that
+    other folders could be the people. False leaves such images out, lists them in the data set's
+    manifest, and accepts the doubt."""
 
 
 class Shard(NamedTuple):
@@ -69,19 +71,24 @@ def plan_shards(source: Source, options: Options) -> tuple[list[Shard], dict[str
 
     The images keep the order of the source, because an archive is read fastest in that order.
 
+    A shard is one file of the data set.
+
     Args:
       source: the images and their people.
       options: which images are stored, and which people form the test split.
 
     Returns:
-      (shards, people): the files to write, of at most SHARD_IMAGES images each; and a dict from the
-      name of a split to the names of its people. The person at place k of this list, counted from
-      0, has the label k in the split.
+      (shards, people). `shards` are the plans of the files, of at most SHARD_IMAGES (20,000) images
+      each. `people` is a dict: name of a split -> list of its people's names. The person at place k
+      of this list, counted from 0, has the label k in the split.
 
     Raises:
-      InputError: the options name people or images that the source does not have, hold out too many
-        people, or set the test people of a source with splits or pairs of its own; or
-        `Options.strict` is True and `Source.doubt` is not "".
+      InputError: one of these:
+
+        - The options name people or images that the source does not have.
+        - `held_out` is a number, and not below the number of all people.
+        - The options choose test people, but the source has splits or pairs of its own.
+        - `Options.strict` is True, and the source has doubts which folders are people.
     """
     if options.strict and source.doubt:
         raise InputError(
@@ -127,12 +134,18 @@ def _present(source: Source, options: Options) -> tuple[np.ndarray, np.ndarray]:
 
 
 def default_held_out(source: Source, options: Options) -> int | None:
-    """Returns the number of test people that is used by default.
+    """Returns how many people form the test split if nothing else determines that.
 
-    The number is a tenth of the people who have a stored image, but at least FEWEST_HELD_OUT (10);
-    it is 0 if there are fewer than FEWEST_PEOPLE (30) people. The result is None if the
-    test split is determined by the source (its splits, pairs or `held_out`) or by the options
-    (`held_out` or `test_people`).
+    The number is a tenth of the people who have a stored image, but at least FEWEST_HELD_OUT (10).
+    It is 0 if there are fewer than FEWEST_PEOPLE (30) people.
+
+    Args:
+      source: the images and their people.
+      options: which images are stored, and which people form the test split.
+
+    Returns:
+      The number, or None if something else determines the test split: the source, by its splits,
+      pairs or `held_out`; or the options, by `held_out` or `test_people`.
     """
     chosen = source.held_out is not None or options.held_out is not None or options.test_people
     if chosen or source.splits is not None or source.pairs is not None:
@@ -187,15 +200,20 @@ def _people_of_splits(source: Source, options: Options, present: np.ndarray) -> 
 
 
 def alignment(options: Options) -> str:
-    """Returns how the images are aligned, as a text; "as they came" if `options.align` is None."""
+    """Returns how the images are aligned, as a text that the data set stores.
+
+    Without alignment (`options.align` is None) it is "as they came". Otherwise it is the text of
+    the function `options.align`, such as "aligned to 112 x 96 by the landmarks of landmarks.csv".
+    """
     return "as they came" if options.align is None else str(options.align)
 
 
 def fingerprint(source: Source, options: Options) -> str:
     """Returns an id, 16 hexadecimal digits, of a source's images and the options of storing them.
 
-    Sources and options with equal ids result in equal data sets. `Options.strict` is not part of
-    the id. An option that repeats the default of the source gives the same id as the default.
+    Sources and options with equal ids result in equal data sets. `Options.strict` does not affect
+    the id. Nor does it matter whether `held_out` or `channels` is None, or states the value for
+    which None stands.
     """
     held_out = None if options.test_people else options.held_out
     if held_out is None:

@@ -36,10 +36,10 @@ Shape = tuple[int, int, int]
 
 
 class MixedSizes(InputError):
-    """The error for images of many sizes, if `Options.align` does not make their sizes equal.
+    """The error that the images of a source have several sizes.
 
-    Such images are probably photos in which the faces must be found first. When the error is
-    raised, no data set has been written.
+    A data set needs images of one size. Images of several sizes are probably photos in which the
+    faces must be found and aligned first. When the error is raised, no data set has been written.
     """
 
 
@@ -51,7 +51,7 @@ def write(
     folder: Path,
     report: Callable[[int], None],
 ) -> dict[str, Any]:
-    """Checks the images of a shard and writes them into one file of a data set.
+    """Checks the images of one shard, which is a file of a data set, and writes them.
 
     An image that cannot be used, or has another shape, is left out and listed as rejected.
 
@@ -205,17 +205,18 @@ def _conformed(
 def majority_shape(source: Source, plan: Sequence[Shard], options: Options) -> Shape:
     """Returns the shape (height, width, channels) that most images of a sample have.
 
-    The sample has 64 evenly spaced images of the plan. Images that cannot be read do not count.
+    The sample consists of 64 evenly spaced images out of all that will be stored. Images that
+    cannot be read do not count.
 
     Args:
       source: the images.
-      plan: the shards to be written, which name the images.
+      plan: the files (shards) that will be written; each lists the images that it will contain.
       options: how the images are stored; the shape is measured after the alignment.
 
     Raises:
-      MixedSizes: more than a tenth of the readable images have another shape, so that they are
-        probably photos that were not aligned.
-      InputError: no image of the plan is readable.
+      MixedSizes: more than a tenth of the readable images of the sample have another shape. The
+        images are then probably photos that were not aligned.
+      InputError: none of the images that will be stored is readable.
     """
     votes, rejected = collections.Counter(), []
     indices = np.concatenate([shard.indices for shard in plan])
@@ -245,7 +246,9 @@ def majority_shape(source: Source, plan: Sequence[Shard], options: Options) -> S
 
 
 def features(shape: Shape, people: int) -> tfds.features.FeaturesDict:
-    """Returns TFDS's description of a record: "image" (encoded), "label" and "name".
+    """Returns the description of a data set's records that TFDS (TensorFlow Datasets) needs.
+
+    A record has the entries "image" (encoded), "label" (a number) and "name" (a text).
 
     Args:
       shape: (height, width, channels) of the images.
@@ -261,13 +264,13 @@ def features(shape: Shape, people: int) -> tfds.features.FeaturesDict:
 
 
 def refused(rejected: Sequence[Reject], what: str = "") -> InputError:
-    """Returns, for the caller to raise, the error for a source whose images cannot be used.
+    """Returns the error that a source's images cannot be used. The caller raises it.
 
     Args:
       rejected: the rejected images; the message names the first five with their reasons.
-      what: what was found instead of readable images, such as "none in the split 'test'". With ""
-        the message states the number of rejected images, and that the option `--strict` of
-        `hyperface prepare` can be left out.
+      what: the end of "expected readable images of one size, found ...", such as "none in the split
+        'test'". If it is "", the message states the number of rejected images, and advises to leave
+        out the option `--strict` of `hyperface prepare`.
     """
     shown = "; ".join(f"{name}: {reason}" for name, reason in rejected[:5])
     listed = (

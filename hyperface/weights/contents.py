@@ -23,13 +23,13 @@ class Contents:
     path: Path
     """The file, or the folder of the run."""
     arrays: dict[str, np.ndarray]
-    """Name -> array. The names are the file's own. If `model` is not None, they are the paths of
-    this library's parameters, such as "params/conv1/kernel"."""
+    """Name -> array, with the names in the file. In a run or file that this library wrote, the
+    names are the paths of parameters, such as "params/conv1/kernel"."""
     model: str | None = None
-    """Name of the network if this library wrote the file; None for any other file."""
+    """Name of the network if this library wrote the file or run; None for any other file."""
     layout: str = ""
-    """The origin of the arrays, for messages, such as "a run of this library"; not used if `model`
-    is None."""
+    """Where the arrays come from, as a text for messages: "a run of this library" or "an export of
+    this library". Not used if another program wrote the file."""
     graph: Graph | None = None
     """The graph of an ONNX file; None for any other file."""
 
@@ -56,18 +56,22 @@ def read_contents(path: Path) -> Contents:
 def named(
     contents: Contents, model_name: str, paths: Sequence[str]
 ) -> tuple[dict[str, np.ndarray], NameMap]:
-    """Finds the parameter that each array of a file becomes.
-
-    Returns (arrays, map): the arrays by name, and the `NameMap` from these names to the paths of
-    parameters. The arrays of an ONNX file get new names, because exporters choose names freely.
+    """Finds which parameter of a network each array of a file belongs to.
 
     Args:
       contents: the arrays of a file or run.
       model_name: name of the network.
-      paths: the paths of the network's parameters, such as "params/conv1/kernel".
+      paths: the paths of the network's parameters, such as "params/conv1/kernel". They are used
+        only if this library wrote the file, whose arrays then have these names.
+
+    Returns:
+      (arrays, name_map). `arrays` is a dict: name -> array, with the names in the file. The arrays
+      of an ONNX file get new names, because the programs that write such files choose names freely.
+      `name_map` is the `NameMap` from the names in `arrays` to the paths of parameters.
 
     Raises:
-      InputError: the file contains another network, or none of the names that are known for it.
+      InputError: the file contains another network, or none of the array names that are known for
+        this network.
     """
     path, found = contents.path, contents.model
     if found is not None:

@@ -34,10 +34,10 @@ PLATFORMS = ("cpu", "cuda", "tpu")
 def make_embedder(
     saved: SavedBackbone, *, mirror: Mirror = "none", normalize: bool = True
 ) -> Embed:
-    """Returns the embedder of a trained backbone, a jitted function from images to features.
+    """Returns the embedder of a trained backbone: a jitted function from images to features.
 
-    The weights are constants of the function. Images are [batch, height, width, channels], and
-    features [batch, dim].
+    The weights are constants of the function. Images are [batch, height, width, channels] float32,
+    scaled by (pixel - 127.5) / 128. Features are [batch, dim].
 
     Args:
       saved: the trained backbone.
@@ -90,12 +90,14 @@ def export_safetensors(saved: SavedBackbone) -> bytes:
 def open_safetensors(
     path: Path, saved: SavedBackbone, *, mirror: Mirror = "none", normalize: bool = True
 ) -> Embed:
-    """Returns the embedder (images -> features) of an exported safetensors file.
+    """Returns the embedder of an exported safetensors file.
+
+    An embedder is a function from images [batch, height, width, channels] to features [batch, dim].
 
     Args:
       path: the file.
-      saved: the run that was exported; a new backbone of the same kind is built, and gets the
-        arrays of the file.
+      saved: the backbone that was exported. A new network of the same architecture is built, and
+        gets the arrays of the file; those in `saved` are not used.
       mirror: how the features of an image and of its mirror image are merged: "none" uses only the
         image, "sum" adds both features, "max" is their elementwise maximum, and "concat" joins them
         to twice the length.
@@ -116,7 +118,8 @@ def export_stablehlo(embed: Embed, image_shape: tuple[int, int, int]) -> bytes:
     library: `jax.export.deserialize(data).call(images)`.
 
     Args:
-      embed: the embedder, a function from images to features, as `make_embedder` returns it.
+      embed: the embedder, a function from images [batch, height, width, channels] to features
+        [batch, dim], as `make_embedder` returns it.
       image_shape: [height, width, channels] of the images.
     """
     from jax import export
@@ -149,11 +152,14 @@ def _without_paths() -> Iterator[None]:
 
 
 def open_stablehlo(program: bytes, image_shape: tuple[int, int, int], origin: str) -> Embed:
-    """Returns the embedder (images -> features) of an exported StableHLO program.
+    """Returns the embedder of an exported StableHLO program.
+
+    An embedder is a function from images [batch, height, width, channels] to features [batch, dim].
 
     Args:
-      program: the bytes that `export_stablehlo` returned. The parser does not check its input. Read
-        the file by `exported.read_file`, which compares its digest with the one in `embedder.json`.
+      program: the bytes that `export_stablehlo` returned. JAX's parser does not check them
+        for damage. So read the file by `exported.read_file`, which compares its digest with the one
+        in `embedder.json`.
       image_shape: the expected [height, width, channels] of the images.
       origin: the file or folder that the program comes from, for messages.
 
@@ -244,8 +250,9 @@ def export_onnx(embed: Embed, image_shape: tuple[int, int, int]) -> bytes:
 
 
 def open_onnx(path: Path) -> Embed:
-    """Returns the embedder (images -> features) of an ONNX file.
+    """Returns the embedder of an ONNX file.
 
+    An embedder is a function from images [batch, height, width, channels] to features [batch, dim].
     ONNX Runtime runs it on the CPU.
 
     Raises:
@@ -269,11 +276,13 @@ def open_onnx(path: Path) -> Embed:
 def largest_difference(expected: Embed, found: Embed, image_shape: tuple[int, int, int]) -> float:
     """Returns the largest difference between the features of two embedders.
 
-    The difference is relative to the largest absolute feature value of the batch. It is NaN if a
-    feature is NaN or infinite. Both embedders get the same random batches of 1 and of 3 images.
+    An embedder is a function from images [batch, height, width, channels] to features [batch, dim].
+    Both embedders get the same two random batches, of 1 and of 3 images. In each batch, the largest
+    absolute difference is divided by the largest absolute value of the features of `expected`; the
+    larger of the two results is returned. It is NaN if a feature is NaN or infinite.
 
     Args:
-      expected: the embedder of the run, a function from images to features.
+      expected: the embedder of the run.
       found: the embedder of an exported file.
       image_shape: [height, width, channels] of the images.
 

@@ -26,26 +26,29 @@ LayerKind = Literal["conv", "map", "dense", "norm", "prelu", "add"]
 
 @dataclass(frozen=True)
 class Layer:
-    """One layer of a network, as it must be found in the graph of an ONNX file.
+    """One layer of a network: what an ONNX file of this network must contain for it.
 
-    The values between layers are numbered: 0 is the images, and layer n computes value n.
+    A layer reads and computes values, which are numbered: value 0 is the images, and layer n
+    computes value n.
     """
 
     kind: LayerKind
-    """"conv", "map" (a depthwise convolution over the whole map), "dense" (linear), "norm" (batch
-    normalisation on its own), "prelu" or "add"."""
+    """"conv", "map" (a depthwise convolution whose kernel covers the whole feature map), "dense"
+    (linear), "norm" (batch normalisation that no convolution or linear layer precedes directly),
+    "prelu", or "add" (the sum of two values)."""
     inputs: tuple[int, ...]
     """Numbers of the values that the layer reads."""
     ours: str = ""
     """Path of the layer's parameters in this library's network, such as "block1_1/conv1"; "" for a
     layer without parameters."""
     norm: str = ""
-    """Path of the batch normalisation that follows; "" for none. In a folded network, a variant
-    without batch normalisation, it is merged into the weights of this layer."""
+    """Path of the batch normalisation that directly follows a convolution or linear layer; "" for
+    none. In a folded network (a variant whose batch normalisations are merged into the layers
+    before them) it is a part of this layer's weights."""
     scaled: bool = True
-    """Whether that batch normalisation has a learned scale."""
+    """Whether the batch normalisation in `norm` has a learned scale."""
     bias: bool = False
-    """Whether the layer has a bias of its own, beside the one of its batch normalisation."""
+    """Whether the layer has a bias, although a batch normalisation with a bias follows it."""
     flat: bool = False
     """Whether a linear layer reads a flattened feature map, and not one number per channel."""
     kernel: int = 1

@@ -30,16 +30,16 @@ class Report:
     model: str
     """Name of the network."""
     layout: str
-    """Project and framework that name a network's arrays as the file does, such as "insightface,
-    PyTorch"."""
+    """Which names the arrays of the file have: those that a project and its framework use, such as
+    "insightface, PyTorch"."""
     loaded: tuple[str, ...]
     """Paths of the parameters that now have the file's values."""
     fresh: tuple[str, ...]
     """Paths of the parameters that kept their initial values, because the argument `fresh` of the
     loading function names them."""
     ignored: tuple[str, ...]
-    """Names of the file's arrays that the backbone does not need: those of the classifier, and
-    biases that were frozen at zero."""
+    """Names of the file's arrays that were not used: those of the classifier, those of parameters
+    in `fresh`, and arrays that the backbone does not have, such as biases frozen at zero."""
     trained_on: Pixels
     """Pixel values (centre, spread, channel order) that the file's network was trained on."""
     pixels: Pixels
@@ -48,11 +48,12 @@ class Report:
 
     @property
     def exact(self) -> bool:
-        """Whether the loaded network computes the same features as the file's network.
+        """Whether the loaded network computes exactly the features of the file's network.
 
-        The result is False if `trained_on.center` and `pixels.center` differ. The zeros with which
-        the first convolution pads the images then mean another brightness, so that the features
-        differ slightly.
+        Both networks scale pixels by (pixel - center) / spread, each with its own numbers. If their
+        centers differ (`trained_on.center` and `pixels.center`), the result is False, because the
+        features differ slightly. The reason is the padding of images by zeros in the first
+        convolution: a zero stands for the center, which is another brightness in each network.
         """
         return self.trained_on.center == self.pixels.center
 
@@ -82,10 +83,13 @@ def load_backbone(
     """Fills a new backbone with the weights of a file or of a run of this library.
 
     Loading is all or nothing. The file must contain every parameter with its shape, and every array
-    of the file must be one that the library knows for this network. If the file's network was
-    trained on other pixel values than `pixels`, the weights of the first convolution are changed,
-    so that the loaded network computes the same features from `pixels`. If both have different
-    centers, the features are only nearly the same (`Report.exact` is then False).
+    of the file must be one that the library knows for this network.
+
+    A network expects pixels that are scaled by (pixel - center) / spread, with its own numbers. If
+    the file's network was trained with other numbers or another order of channels than `pixels`,
+    the weights of the first convolution are changed, so that the loaded network takes `pixels` and
+    computes the same features. If the two centers differ, the features differ slightly at the edges
+    of images, and `Report.exact` is False.
 
     Args:
       path: a file (safetensors, ONNX, PyTorch or `.caffemodel`), or the folder of a run, whose
@@ -95,20 +99,22 @@ def load_backbone(
       params: the initial parameters; {"params": ..., "batch_stats": ...} for a network with batch
         statistics. An array that the file replaces may be given as its `jax.ShapeDtypeStruct`.
       image_shape: [height, width, channels] of the images of the file's network; None uses the
-        shape in the file or, if it has none, that of the paper. The order of the feature layer's
-        weights depends on it.
-      pixels: pixel values that the loaded network takes; this library's own by default.
+        shape in the file or, if it has none, that of the paper. The shape is needed to reorder the
+        weights of the feature layer, if that layer reads a flattened map.
+      pixels: pixel values (center, spread, order of channels) that the loaded network takes; by
+        default those of this library.
       trained_on: pixel values that the file's network was trained on; None uses those that are
         known for the published network.
       fresh: beginnings of paths of parameters that keep their initial values and are not read from
         the file, for example ("feature",).
 
     Returns:
-      The tree of `params` with the file's values, and a report.
+      (filled, report). `filled` is a tree like `params`, with the file's values. `report` lists the
+      parameters that were loaded and the arrays that were not used.
 
     Raises:
-      InputError: the file is damaged, or contains another network, or arrays of other names or
-        shapes. Nothing was loaded.
+      InputError: the file is damaged, contains another network, has arrays of other names or
+        shapes, or its first convolution cannot be adapted to `pixels`. Nothing was loaded.
     """
     contents = read_contents(Path(path))
     return fill(
@@ -134,6 +140,10 @@ def fill(
 ) -> tuple[Any, Report]:
     """Fills a new backbone with the arrays of a file that was read before.
 
+    Loading is all or nothing. If the file's network was trained on other pixel values than
+    `pixels`, the weights of the first convolution are changed, so that the loaded network takes
+    `pixels`.
+
     Args:
       contents: the arrays of the file or run, as `read_contents` returns them.
       model_name: name of the network in `models.BACKBONES`.
@@ -141,18 +151,20 @@ def fill(
         statistics.
       image_shape: [height, width, channels] of the images of the file's network; None uses the
         shape in the file or, if it has none, that of the paper.
-      pixels: pixel values that the loaded network takes; by default those of this library.
+      pixels: pixel values (center, spread, order of channels) that the loaded network takes; by
+        default those of this library.
       trained_on: pixel values that the file's network was trained on; None uses those that are
         known for the published network.
       fresh: beginnings of paths of parameters that keep their initial values and are not read from
         the file, for example ("feature",).
 
     Returns:
-      The tree of `params` with the file's values, and a report.
+      (filled, report). `filled` is a tree like `params`, with the file's values. `report` lists the
+      parameters that were loaded and the arrays that were not used.
 
     Raises:
-      InputError: the file contains another network, or arrays of other names or shapes. Nothing was
-        loaded.
+      InputError: the file contains another network, has arrays of other names or shapes, or its
+        first convolution cannot be adapted to `pixels`. Nothing was loaded.
     """
     path = contents.path
     variables = params if "params" in params else {"params": params}

@@ -40,9 +40,12 @@ class Entry:
     """Path of the parameter in this library's network, such as "params/conv1/kernel". For the kinds
     "zero" and "one" the network has no such parameter; it is the path that it would have."""
     kind: Kind
-    """How the array becomes the parameter: unchanged ("same", "vector"), with transposed axes
-    ("conv", "first conv", "dense", "flat dense"), or not at all, because all its elements must be 0
-    ("zero") or 1 ("one")."""
+    """How the array becomes the parameter. "same" and "vector" (one number per channel) leave it
+    unchanged. "conv" turns [out, in, height, width] into [height, width, in, out]; "first conv"
+    also adapts it to the pixel values of the images. "dense" turns [out, in] into [in, out]; "flat
+    dense" also reorders the inputs, a flattened map, from channels first to channels last. For
+    "zero" and "one" the array is not used: all its elements must be 0 or 1, or it must be absent.
+    """
 
 
 @dataclass(frozen=True)
@@ -64,20 +67,22 @@ class Pixels:
 class NameMap:
     """The map from the arrays of a weight file to the parameters of one of this library's networks.
 
-    There is one map per origin of published files, since each program names its arrays, and orders
-    their axes, in its own way.
+    A network has one map per project that published weights of it, such as insightface. Each
+    project names the arrays, and orders their axes, in its own way.
     """
 
     layout: str
-    """The origin of the file, such as "insightface, PyTorch", for messages."""
+    """The project and framework whose names the map contains, such as "insightface, PyTorch", as a
+    text for messages."""
     entries: tuple[Entry, ...]
     """One entry per array that the network needs: its name in the file, the path of the parameter,
     and how the array becomes the parameter."""
     pixels: Pixels = Pixels()
     """Pixel values that the published network was trained on."""
     ignored: str = r"(?!)"
-    """Regular expression of names that the file may have besides, such as those of the classifier.
-    Any other name raises an error. The default matches nothing."""
+    """Regular expression of the names of further arrays that the file may have, such as those of
+    the classifier. They are not used. Any other name raises an error. The default matches nothing.
+    """
     image_shape: tuple[int, int, int] | None = None
     """[height, width, channels] of the images of the file's network; None if the file does not
     state it."""
@@ -91,10 +96,14 @@ INSIGHTFACE = Pixels(127.5, 127.5, "rgb")
 
 
 def name_maps(model_name: str) -> list[NameMap]:
-    """Returns the known maps from weight files to a network, one per origin of published files.
+    """Returns the known maps from array names in weight files to the parameters of a network.
 
-    The list is empty for a network that can only be read from ONNX files and from files that this
-    library wrote.
+    There is one map per project that published weights of the network, because each project names
+    the arrays in its own way. The list is empty for a network that can only be read from ONNX files
+    and from files that this library wrote.
+
+    Args:
+      model_name: name of the network in `models.BACKBONES`.
 
     Raises:
       InputError: there is no network of this name.
@@ -120,7 +129,7 @@ def own_map(paths: list[str], layout: str) -> NameMap:
 
     Args:
       paths: paths of the parameters, which are also the names of the arrays.
-      layout: where the file comes from, as a text for messages.
+      layout: where the file comes from, as a text for messages, such as "a run of this library".
     """
     return NameMap(layout, tuple(Entry(path, path, "same") for path in paths))
 

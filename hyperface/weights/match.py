@@ -33,7 +33,7 @@ SHAPES = ("Constant", "Shape", "Gather", "Unsqueeze", "Concat", "Slice", "Cast")
 
 
 class Mismatch(ValueError):
-    """The error of a graph that is another network than the expected one; its text is the reason.
+    """The error that an ONNX graph is not the expected network. Its text is the reason.
 
     Attributes:
       found: number of layers that were found before the first layer that differs. If a graph is
@@ -47,20 +47,25 @@ class Mismatch(ValueError):
 
 
 def match(graph: Graph, model: nn.Module) -> tuple[dict[str, np.ndarray], list[Entry]]:
-    """Returns (arrays, entries): the weights in a graph, and which parameter each becomes.
+    """Finds the weights of a network in the graph of an ONNX file.
 
     The names in ONNX files have no meaning, so the weights are found by the order and the kinds of
-    the operators. If `model` is the folded form of a network, which has no batch normalisation, the
-    graph's batch normalisations are merged into the layers in front of them. The arrays have
-    PyTorch's order of axes. Each is named after the output of its operator, for example
-    "518.weight".
+    the operators. A folded network (its name ends in "-folded") is a variant whose batch
+    normalisations are merged into the convolutions and linear layers in front of them. If `model`
+    is folded and the graph is not, the graph's normalisations are merged here.
 
     Args:
       graph: the graph of a file.
       model: this library's network, one for which `layers.layers` does not return None.
 
+    Returns:
+      (arrays, entries). `arrays` is a dict: name -> float32 array, with PyTorch's order of axes.
+      Each is named after the output of its operator, such as "518.weight". `entries` has one item
+      per array, which names the parameter that the array becomes.
+
     Raises:
-      Mismatch: the graph is another network, or another form of this one.
+      Mismatch: the graph is another network, or it is folded and `model` is not.
+      WireError: the graph does not take one batch of images of a fixed size.
     """
     search, found, wanted = _Search(graph, model.folded), 0, layers(model)
     assert wanted is not None  # The caller has checked that the network is described.

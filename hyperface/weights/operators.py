@@ -13,11 +13,11 @@ MapShape = tuple[int, int, int]
 
 
 class Wrong(ValueError):
-    """The error of an operator that does not compute the expected layer."""
+    """The error that an operator of an ONNX graph does not compute the expected layer."""
 
 
 def expect(fits: bool, node: Node, expected: str, found: Any) -> None:
-    """Raises an error if an operator does not compute the expected layer.
+    """Raises an error if an operator of an ONNX graph does not compute the expected layer.
 
     Args:
       fits: whether the operator computes the expected layer; the caller has checked it.
@@ -53,15 +53,16 @@ class Norm(NamedTuple):
 
 
 def norm(node: Node, parts: list[np.ndarray], channels: int) -> Norm:
-    """Returns the batch normalisation that an operator computes.
+    """Returns the batch normalisation that an operator of an ONNX graph computes.
 
     Args:
-      node: the operator.
+      node: the operator, a BatchNormalization.
       parts: its scale, bias, mean and variance, [channels] each.
       channels: number of channels of its input.
 
     Raises:
-      Wrong: the operator normalises in another way.
+      Wrong: the operator uses the statistics of the batch instead of `mean` and `variance`, does
+        not normalise per channel, or has arrays of other shapes.
     """
     for attribute, value in (("training_mode", 0), ("spatial", 1)):
         found = node.attributes.get(attribute, value)
@@ -78,16 +79,19 @@ def norm(node: Node, parts: list[np.ndarray], channels: int) -> Norm:
 
 
 def convolved(layer: Layer, node: Node, weight: np.ndarray, shape: MapShape) -> MapShape:
-    """Returns the (channels, height, width) of the feature map that a convolution computes.
+    """Checks a convolution of an ONNX graph, and returns the shape of the map that it computes.
 
     Args:
-      layer: the layer of our network that the operator must compute.
+      layer: the layer of this library's network that the operator must compute.
       node: the operator.
       weight: its weight, [out, in / groups, height, width].
       shape: (channels, height, width) of its input.
 
+    Returns:
+      (channels, height, width) of its output.
+
     Raises:
-      Wrong: kernel, stride, padding or groups differ from the layer's.
+      Wrong: kernel, stride, padding or groups differ from those of the layer.
     """
     channels, height, width = shape
     whole = layer.kind == "map"
@@ -111,7 +115,8 @@ def linear_weight(node: Node, weight: np.ndarray, shape: MapShape) -> np.ndarray
       shape: (channels, height, width) of its input.
 
     Raises:
-      Wrong: the operator computes more than a linear layer, or has other inputs.
+      Wrong: the operator computes something else than a linear layer, or the number of its inputs
+        is not channels * height * width.
     """
     inputs = int(np.prod(shape))
     if node.op == "Conv":
@@ -131,11 +136,16 @@ def linear_weight(node: Node, weight: np.ndarray, shape: MapShape) -> np.ndarray
 
 
 def slopes(node: Node, slope: np.ndarray, channels: int) -> np.ndarray:
-    """Returns the slopes of a PReLU operator, [channels].
+    """Returns the slopes of a PReLU operator of an ONNX graph, [channels].
+
+    Args:
+      node: the operator, which the message of an error names.
+      slope: its slopes as the file has them, [channels, 1, 1] or [1, channels, 1, 1].
+      channels: number of channels of its input.
 
     Raises:
-      Wrong: the shape of `slope` is not [channels, 1, 1]. In ONNX a shape [channels] would
-        broadcast along the columns of the map.
+      Wrong: `slope` has another shape. A shape [channels] is wrong too: in ONNX it would mean one
+        slope per column of the map.
     """
     wanted = (channels, 1, 1)
     fits = slope.size == channels and slope.shape[-3:] == wanted

@@ -30,7 +30,8 @@ class SavedBackbone(NamedTuple):
     model: str
     """Name of the network."""
     feature_dim: int | None
-    """Length of the features; None if the network is a user's finished module, which fixes it."""
+    """Length of the features; None if the user supplied the backbone as a Flax module, whose
+    feature length is fixed and not recorded."""
     image_shape: tuple[int, int, int]
     """[height, width, channels] of the images."""
     experiment: dict[str, Any] | None = None
@@ -38,8 +39,9 @@ class SavedBackbone(NamedTuple):
     step: int | None = None
     """Step of the run's checkpoint; None for a weight file."""
     init_from: str | None = None
-    """Name and digest of the weights that a fine-tuned run started from. For a weight file it is
-    the file itself. None for a run that started from random parameters."""
+    """Name and digest of the weight file from which the run started (fine-tuning); None for a run
+    that started from random parameters. If `arrays` come from a weight file and not from a run, the
+    name and digest of that file."""
     trained_on: str | None = None
     """Pixel values that another program's weight file was trained on, as a text; None for our own
     runs and files."""
@@ -59,8 +61,8 @@ class SavedBackbone(NamedTuple):
         """Returns the backbone as a module that computes in float32.
 
         Raises:
-          InputError: the backbone is a user's object, and the run's experiment file does not build
-            the same one.
+          InputError: the backbone is a module that the user's experiment file built, and the copy
+            of that file in the run's folder does not build the same module any more.
         """
         if self.experiment is None or "backbone" not in self.experiment["model"]:
             assert self.feature_dim is not None  # Only a user's object may lack it.
@@ -71,7 +73,7 @@ class SavedBackbone(NamedTuple):
 
 
 def read_run(folder: Path, step: int | None = None) -> SavedBackbone:
-    """Reads the backbone of a run, without loading the heads and the optimiser's state.
+    """Reads the backbone of a run, without the parameters of the losses and the optimiser's state.
 
     Args:
       folder: the folder of a run, finished or not. Nothing in it is changed.

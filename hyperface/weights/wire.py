@@ -30,23 +30,23 @@ class Varint(NamedTuple):
     """A field of a protocol-buffer message whose value is an unsigned integer."""
 
     number: int
-    """Number of the field, which the message's definition gives a meaning."""
+    """Number of the field. The definition of the message says what the number means."""
     wire: Literal[0]
-    """Wire type: the code of the format for such an integer."""
+    """Wire type: the code that the format has for the type of a value, 0 for an integer."""
     value: int
-    """The integer, below 2^64."""
+    """The integer, which takes at most ten bytes of seven bits in the message."""
 
 
 class Run(NamedTuple):
     """A field of a protocol-buffer message whose value is a sequence of bytes."""
 
     number: int
-    """Number of the field, which the message's definition gives a meaning."""
+    """Number of the field. The definition of the message says what the number means."""
     wire: Literal[1, 2, 5]
-    """Wire type, the code of the format: 1 for 8 bytes, 2 for a length and as many bytes, 5 for 4
-    bytes."""
+    """Wire type: the code that the format has for the type of a value. 1 means 8 bytes, 5 means 4
+    bytes, and 2 means a length and that many bytes."""
     value: memoryview
-    """The bytes, without the length in front of them."""
+    """The bytes of the value, without the length."""
 
 
 Field = Varint | Run
@@ -117,7 +117,7 @@ def varint(message: memoryview, at: int) -> tuple[int, int]:
       at: position of the byte at which the integer starts.
 
     Raises:
-      WireError: the number is cut off or has more than 64 bits.
+      WireError: the number is cut off, or takes more than the ten bytes that 64 bits need.
     """
     value = 0
     # Each byte holds seven bits, so 64 bits need at most ten bytes. A longer number is damage.
@@ -133,9 +133,11 @@ def varint(message: memoryview, at: int) -> tuple[int, int]:
 
 
 def integers(field: Field) -> list[int]:
-    """Returns the integers of one field, for a message that lists integers, such as a shape.
+    """Returns the integers in one field of a list of integers, such as a shape.
 
-    The field contains one integer (`Varint`), or the bytes of several (`Run`, "packed").
+    Args:
+      field: a `Varint`, which contains one integer, or a `Run`, which contains the bytes of several
+        integers without gaps ("packed").
 
     Raises:
       WireError: there are more than MAX_AXES (32) integers, or one is damaged.
@@ -152,7 +154,11 @@ def integers(field: Field) -> list[int]:
 
 
 def numbers(value: memoryview, dtype: np.dtype) -> np.ndarray:
-    """Returns the packed numbers of a field as an array in the machine's byte order.
+    """Returns the packed numbers of a field as an array [n] in the machine's byte order.
+
+    Args:
+      value: the bytes of the field: n numbers without gaps, in little-endian order.
+      dtype: the type of the numbers, such as little-endian float32.
 
     Raises:
       WireError: the last number is truncated.

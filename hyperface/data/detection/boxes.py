@@ -20,15 +20,16 @@ place."""
 
 
 def window_boxes(rows: np.ndarray, columns: np.ndarray, scale: np.ndarray) -> np.ndarray:
-    """Returns the places in the photo of windows that P-net has scored.
+    """Returns where the windows of P-net lie in the photo.
 
-    P-net, the first network, slides over resized copies of the photo (the levels of a pyramid). Its
-    output has one row and column per window.
+    P-net, the first network of the detector MTCNN, scores each window of 12 x 12 pixels, with
+    stride 2, in several resized copies of the photo. A copy is called a level. The output of P-net
+    for a level is a map with one element per window.
 
     Args:
-      rows: [n] row of each window in the network's output for a level.
-      columns: [n] column of each window in this output.
-      scale: [2] size of the level divided by the size of the photo, in x and y.
+      rows: [n] row of each window in the map of one level.
+      columns: [n] column of each window in this map.
+      scale: [2] width of the level divided by the width of the photo, and the same of the heights.
 
     Returns:
       [n, 4] boxes (left, top, right, bottom) in pixels of the photo.
@@ -40,12 +41,12 @@ def window_boxes(rows: np.ndarray, columns: np.ndarray, scale: np.ndarray) -> np
 def corrected(boxes: np.ndarray, corrections: np.ndarray) -> np.ndarray:
     """Moves each side of a box by a fraction of the box's width or height.
 
-    The networks of the detector output such corrections with the probability of a face.
+    The networks of the detector MTCNN output these fractions beside the probability of a face.
 
     Args:
-      boxes: [n, 4] boxes (left, top, right, bottom).
-      corrections: [n, 4], one fraction per side, in the same order; positive values move a side to
-        the right or down.
+      boxes: [n, 4] boxes (left, top, right, bottom) in pixels.
+      corrections: [n, 4] fractions for the left, top, right and bottom side; positive values move a
+        side to the right or down.
 
     Returns:
       [n, 4] corrected boxes.
@@ -58,7 +59,13 @@ def corrected(boxes: np.ndarray, corrections: np.ndarray) -> np.ndarray:
 
 
 def squares(boxes: np.ndarray) -> np.ndarray:
-    """Returns square boxes [n, 4]: the shorter sides are lengthened, and the centres stay.
+    """Makes boxes square: the shorter sides are lengthened, and the centres stay.
+
+    Args:
+      boxes: [n, 4] boxes (left, top, right, bottom).
+
+    Returns:
+      [n, 4] square boxes.
 
     Example:
       >>> squares(np.array([[0.0, 0.0, 10.0, 20.0]]))
@@ -122,16 +129,20 @@ def suppressed(
 
 
 def points_in(boxes: np.ndarray, fractions: np.ndarray) -> np.ndarray:
-    """Converts the landmarks that O-net, the last network, outputs to pixels of the photo.
+    """Converts landmarks from fractions of a window to pixels of the photo.
+
+    O-net, the last network of the detector MTCNN, outputs five landmarks per window: left eye,
+    right eye, nose, left and right corner of the mouth.
 
     Args:
-      boxes: [n, 4] the windows that were O-net's input, as (left, top, right, bottom).
-      fractions: [n, 10] five x and then five y, as fractions of the window's width and height from
-        its left and top edge.
+      boxes: [n, 4] the windows, as (left, top, right, bottom) in pixels of the photo.
+      fractions: [n, 10] O-net's output: first the x of the five landmarks, then their y. x is the
+        distance from the window's left edge, divided by its width. y is the distance from its top
+        edge, divided by its height.
 
     Returns:
-      [n, 5, 2] points (x, y). POINT_SHIFT, half a pixel, is added to both, so that the landmarks
-      fit the templates of `hyperface.data.alignment`.
+      [n, 5, 2] landmarks (x, y) in pixels. POINT_SHIFT, half a pixel, is added to each x and y,
+      because the templates of `hyperface.data.alignment` were measured by such shifted landmarks.
     """
     xy = np.stack([fractions[:, :5], fractions[:, 5:]], axis=-1)
     return boxes[:, None, :2] + xy * (boxes[:, None, 2:] - boxes[:, None, :2]) + POINT_SHIFT

@@ -36,11 +36,11 @@ def checked(found: Any) -> Faces:
       found: what the detector returned: (boxes [n, 4], scores [n], landmarks [n, 5, 2]).
 
     Returns:
-      The same numbers as arrays of float64. Landmarks may still be nan; `chosen` leaves such faces
-      out.
+      The same numbers as arrays of float64. Landmarks that are nan are kept; `chosen`, which is
+      called next, leaves their faces out.
 
     Raises:
-      InputError: the result has other parts or shapes, or a box or a score is not finite.
+      InputError: `found` is not three arrays of these shapes, or a box or a score is not finite.
     """
     try:
         boxes, scores, landmarks = (np.asarray(part, np.float64) for part in found)

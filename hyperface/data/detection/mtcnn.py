@@ -35,15 +35,16 @@ network, each network is compiled once for all photos."""
 
 @dataclass(frozen=True)
 class Mtcnn:
-    """A detector: it finds faces and their five landmarks in photos of any size.
+    """The MTCNN detector: it finds faces and their five landmarks in photos of any size.
 
-    An object is called with a photo, [height, width, 3] uint8 RGB, and returns `Faces`, the most
-    probable face first. To limit time and memory, in a photo whose longer side has more than 1,000
-    pixels it finds by default only faces of at least a fiftieth of that side.
+    An object is called with a photo, [height, width, 3] uint8 RGB. It returns `Faces`, a tuple
+    (boxes [n, 4], scores [n], landmarks [n, 5, 2]) in pixels, the most probable face first. By
+    default it finds faces of 20 pixels or more. In photos whose longer side has more than 1,000
+    pixels it finds only faces of at least a fiftieth of that side, to limit time and memory.
 
-    The landmarks are one pixel to the right of and below their exact place, as in the programs that
-    the authors published (MATLAB counts pixels from 1). The templates in `hyperface.data.alignment`
-    were measured with such landmarks, so aligned faces have the same place as in the papers.
+    The landmarks are one pixel to the right of and below their exact place, because the programs of
+    MTCNN's authors count pixels from 1, as MATLAB does. The templates in `hyperface.data.alignment`
+    were measured with landmarks of these programs, so aligned faces lie as in the papers.
 
     Raises:
       InputError: the extra `detect` is not installed, or a setting is out of range.
@@ -64,8 +65,8 @@ class Mtcnn:
     """One probability of a face, from 0 to 1, for each of P-net, R-net and O-net, the three
     networks that check a window one after the other. A window at or below it is discarded."""
     weights: Arrays = field(default_factory=installed_weights, repr=False, compare=False)
-    """Network ("pnet", "rnet" or "onet") -> name -> array; by default the weights of the installed
-    distribution `mtcnn`."""
+    """The weights: name of a network ("pnet", "rnet" or "onet") -> name of an array, such as
+    "conv1/kernel" -> array. By default those in the installed Python package `mtcnn`."""
 
     def __post_init__(self) -> None:
         expect(self.smallest is None or self.smallest >= 1, "smallest", "1 or more", self.smallest)

@@ -37,14 +37,15 @@ AHEAD = 4
 
 
 class Found(NamedTuple):
-    """The result of searching the photos of a source for faces."""
+    """The result of `find_landmarks`: the file of landmarks, and the numbers of photos."""
 
     path: Path
     """The landmarks file that was written: CSV with one line per face."""
     photos: int
     """Number of photos that were searched."""
     with_faces: int
-    """Number of photos with at least one usable face."""
+    """Number of photos with at least one face whose landmarks are possible, so that it can be
+    aligned."""
     with_several: int
     """Number of photos in which the detector found several faces."""
     unreadable: int
@@ -69,15 +70,15 @@ def find_landmarks(
     replace: bool = False,
     progress: Callable[[int, int], None] | None = None,
 ) -> Found:
-    """Finds the faces in the photos of a source and writes `landmarks.csv` into a folder.
+    """Finds the faces in a collection of photos, and writes their landmarks to `landmarks.csv`.
 
     The file has one line per face. A photo without a face gets a line of nan, which can be filled
     in by hand. If the folder already has the landmarks of the same photos, with the same detector
-    and the same `which`, no photo is searched again. A killed call continues after its last 1,000
-    finished photos.
+    and the same `which`, no photo is searched again. Results are stored after every 1,000 photos;
+    if a call is killed, the next call with the same arguments continues from there.
 
     Args:
-      source: the photos.
+      source: the photos, a `Source` (a collection of images, each with its person).
       detector: function from one photo, [height, width, 3] uint8 RGB, to (boxes [n, 4], scores [n],
         landmarks [n, 5, 2]), such as `Mtcnn()`. Its own errors are raised unchanged.
       folder: the folder of the data set that is prepared from the photos.
@@ -89,8 +90,9 @@ def find_landmarks(
       progress: called with (number of finished photos, number of all photos).
 
     Raises:
-      InputError: the folder has landmarks that were edited by hand; it has other landmarks and
-        `replace` is False; it cannot be written; or the result of the detector has another form.
+      InputError: the folder has landmarks that were edited by hand; it has landmarks of other
+        photos, of another detector or of another `which`, and `replace` is False; the folder cannot
+        be written; or the detector does not return three arrays of the shapes above.
     """
     indices = [i for i, name in enumerate(source.names) if keep is None or name in keep]
     # The key covers all inputs of the landmarks, so that parts of other inputs are never mixed in.

@@ -20,8 +20,8 @@ ORL."""
 def look_raw(source: Source, detector: Detector) -> str:
     """Finds out from a sample of images whether they look like photos that were not aligned.
 
-    In aligned images the eyes are far apart for the image's width, and each landmark is at nearly
-    the same place in every image.
+    Two properties of aligned images are checked. The distance between the eyes is at least a
+    quarter of the image's width, and each landmark is at nearly the same place in every image.
 
     Args:
       source: images of one size, of which 8 are examined.

@@ -26,8 +26,12 @@ PARTS = {"train": "train", "test": "t10k"}
 def digits(root: Path) -> Source:
     """Opens the MNIST images in a folder as a source; each of the ten digits counts as a person.
 
+    A source is a collection of images with the person of each, from which a data set is prepared.
+
     Args:
-      root: folder with `train-images-idx3-ubyte` and the other three files, plain or with .gz.
+      root: folder with MNIST's four files: the images (`train-images-idx3-ubyte`,
+        `t10k-images-idx3-ubyte`) and the labels (`train-labels-idx1-ubyte`,
+        `t10k-labels-idx1-ubyte`), each plain or compressed, with .gz behind its name.
 
     Raises:
       InputError: a file is missing or damaged, or the images and labels do not belong together.

@@ -13,9 +13,9 @@ from hyperface.errors import InputError
 def with_faces(source: Source, faces: Collection[str]) -> Source:
     """Returns a source in which a photo with several faces occurs once per face.
 
-    So each face can be aligned and stored as an image of its own. All faces of a photo get the
-    identity of the photo. `read` returns the whole photo for each of them. A photo without a second
-    face stays as it is.
+    With the result, each face can be aligned and stored as an image of its own. All faces of a
+    photo are taken as the person of that photo. The source's function `read` returns the whole
+    photo for each face. A photo without a second face stays as it is.
 
     Args:
       source: the photos.
@@ -23,7 +23,8 @@ def with_faces(source: Source, faces: Collection[str]) -> Source:
         IMAGE#k for face k, for k from 2. Names of other photos are ignored.
 
     Raises:
-      InputError: a photo has several faces, but the source has pairs of images.
+      InputError: a photo has several faces, but the source has pairs of images for verification,
+        which need one face per image.
     """
     photos = {name: index for index, name in enumerate(source.names)}
     further: dict[int, list[str]] = {}

@@ -40,7 +40,7 @@ class Choice(NamedTuple):
     """The depth of the folders that are people; 1 means the folders directly in the source."""
     doubt: str = ""
     """A sentence that names another depth at which the folders could be the people; "" if there is
-    none."""
+    no other likely depth."""
 
 
 class Reading(NamedTuple):
@@ -114,12 +114,11 @@ def choose(folders: Folders, origin: str, level: int | None = None) -> Choice:
 
 
 def reading(folders: Folders, level: int) -> Reading:
-    """Takes each folder at a certain depth as one person, and returns these people.
-
-    The result also contains the number of all images in these folders and below them.
+    """Returns the people and the number of images if each folder at a certain depth is one person.
 
     Args:
-      folders: path of each folder, as a tuple of names -> number of images directly in it.
+      folders: path of each folder that contains images, as a tuple of names -> number of images
+        directly in it.
       level: the depth; 1 means the folders directly in the source.
     """
     below = {path: count for path, count in folders.items() if len(path) >= level}

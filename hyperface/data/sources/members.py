@@ -54,10 +54,12 @@ class Member(NamedTuple):
 
 
 class Selected(NamedTuple):
-    """The files of a folder or an archive, sorted by what is done with them."""
+    """The files of a folder or an archive, divided into usable images, unusable images, and other
+    files."""
 
     images: dict[str, Member]
-    """Path below the root -> image. The content has not been decoded yet."""
+    """Path below the root -> the file of an image. The content has not been decoded yet, so it may
+    still turn out to be damaged."""
     rejected: list[Reject]
     """Images that cannot be used, with reasons; they are reported to the user."""
     ignored: list[Reject]
@@ -69,7 +71,8 @@ def select(members: Iterable[Member]) -> Selected:
 
     A file with the suffix of an image counts as an image. Any other file counts as an image if its
     first bytes are those of an image format. Hidden files, and files that operating systems create,
-    are ignored. A name that occurs twice or leads out of the archive (by "..") is rejected.
+    are ignored. A file is rejected if its name occurs a second time, or if the name leads out of
+    the archive (by "..").
 
     Args:
       members: all files of a folder or an archive.
@@ -105,7 +108,11 @@ def select(members: Iterable[Member]) -> Selected:
 
 
 def is_service(name: str) -> bool:
-    """Returns whether a folder of this name is hidden, or was created by an operating system."""
+    """Returns whether a folder of this name is a service folder, whose files are no data.
+
+    Such a folder is hidden (its name starts with "."), or an operating system or a storage device
+    creates it, such as "__MACOSX".
+    """
     return name.startswith(".") or name.casefold() in SERVICE_FOLDERS
 
 

@@ -33,8 +33,8 @@ _ENCODING = {5: 2, 7: 2, 8: 4}
 def check_pages(path: Path, columns: Collection[str]) -> None:
     """Checks a parquet file, before PyArrow reads it, for sizes that could exhaust the memory.
 
-    A page is a part of a column that is packed as a whole, and PyArrow allocates the unpacked size
-    that the header of a page announces.
+    A parquet file stores each column in pages, which are compressed one by one. PyArrow allocates
+    the unpacked size that the header of a page announces, even if that size is false.
 
     Args:
       path: the parquet file, which may be hostile.
@@ -42,9 +42,12 @@ def check_pages(path: Path, columns: Collection[str]) -> None:
         "image.bytes". Other columns are not checked.
 
     Raises:
-      ValueError: the footer is damaged or has more than LONGEST_FOOTER bytes, a page announces more
-        than MAX_PAGE bytes, a place is outside of the file, or an encoding is not accepted. The
-        message says which.
+      ValueError: one of these, which the message names:
+
+        - The footer, which lists the columns, is damaged or has more than LONGEST_FOOTER (8 MiB).
+        - A page announces more than MAX_PAGE (100 MiB).
+        - A column lies outside of the file, or its pages do not fill it exactly.
+        - A page has an encoding in which a small page can unpack to any number of values.
     """
     with path.open("rb") as file:
         size = file.seek(0, 2)

@@ -24,8 +24,8 @@ _MARK = object()
 class Array:
     """An array that was read from a pickle, in place of a numpy.ndarray.
 
-    It is one-dimensional: `data` is a memoryview of its elements, one byte each, and `dtype` is
-    uint8 or bool. A new array is empty.
+    It is one-dimensional. `data` is a memoryview of its elements, one byte each, and `dtype` is
+    uint8 or bool. A new array is empty, because a pickle creates an array first and fills it later.
     """
 
     def __init__(self) -> None:
@@ -56,9 +56,10 @@ class _Text(NamedTuple):
 
 
 class Global(NamedTuple):
-    """A function or class that the pickle names; it is never imported.
+    """The name of a function or class in a pickle. The function or class is never imported.
 
-    Only names in `Machine.calls` become a `Global`; the pickle is refused for any other name.
+    Only the names in `Machine.calls`, the list of accepted functions, become a `Global`. A pickle
+    that contains any other name is refused.
     """
 
     module: str
@@ -169,7 +170,8 @@ class Machine:
     def line(self, longest: int = _LONGEST_LINE) -> memoryview:
         """Reads the bytes from the position up to the next line break, which is skipped.
 
-        The text instructions of pickles (numbers, names, quoted text) are followed by such a line.
+        Some instructions of a pickle have a number, a name or a quoted text as their argument,
+        which is written as such a line behind the instruction.
 
         Args:
           longest: largest length of the line in bytes, with its line break.
@@ -178,7 +180,7 @@ class Machine:
           A view of the line without its line break.
 
         Raises:
-          ValueError: there is no line break within `longest` bytes. Nothing is cut off.
+          ValueError: there is no line break within `longest` bytes.
         """
         # Searched in the bytes, since a memoryview has no `find`; and only in the longest line.
         end = self.whole.find(b"\n", self.at, self.at + longest)
@@ -189,11 +191,16 @@ class Machine:
         return taken
 
     def count_decoded(self, data: bytes) -> memoryview:
-        """Counts bytes that were decoded from text in the pickle, and returns a view of them.
+        """Adds to the number of decoded bytes, which is limited, and returns a view of the bytes.
+
+        Old versions of the format write bytes as text with escapes, which must be decoded into
+        memory. A hostile pickle could decode one text again and again, and fill the memory.
+
+        Args:
+          data: the bytes that were just decoded from a text in the pickle.
 
         Raises:
-          ValueError: more bytes were decoded so far than the pickle has. Without this limit, a
-            small hostile pickle could fill the memory.
+          ValueError: all bytes decoded so far are together more than the pickle has.
         """
         self.decoded += len(data)
         # An honest pickle decodes each of its bytes at most once. A hostile one could decode one
@@ -220,7 +227,7 @@ class Machine:
         return found
 
     def extend(self, values: list[Any]) -> None:
-        """Appends values to the list on top of the stack.
+        """Appends values to the list that is the top value of the stack.
 
         Raises:
           ValueError: the value on top of the stack is no list.

@@ -43,16 +43,18 @@ _Parts = list[tuple[int, int]]
 def recordio(path: Path) -> Source:
     """Opens the images in an MXNet RecordIO file (.rec) as a source; the labels are the identities.
 
-    No index file is needed. If there is one, it must fit the file, and its keys become the names of
-    the images. Damaged parts of the file are skipped and listed in `Source.rejected`. A record
-    whose damaged length covers the next records raises ValueError when it is read.
+    The file is a sequence of records, one per image. Each image is named LABEL/KEY. The key is the
+    record's number in the index file if there is one, and otherwise its place in the file, from 0.
+    Damaged parts of the file are skipped and listed in `Source.rejected`. If the damage makes a
+    record longer, so that it contains the next records, `Source.read` raises ValueError for it.
 
     Args:
-      path: the .rec file. The index (.idx, key and position of each record) and the file `property`
-        (number of people and size of the images) in the same folder are used if they exist.
+      path: the .rec file. Two files in the same folder are used if they exist: the index (.idx),
+        with the key and position of each record, and `property`, with the number of people and the
+        size of the images.
 
     Raises:
-      InputError: there is no such file, it has no images, the index or `property` contradicts it,
+      InputError: there is no such file, it has no images, the index or `property` does not fit it,
         or it has more than MAX_DAMAGED (10,000) damaged parts.
     """
     rejected: list[Reject] = []

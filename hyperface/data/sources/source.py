@@ -74,8 +74,8 @@ class Source:
     `planning.Options.strict` is True, such a doubt is an error."""
     splits: np.ndarray | None = None
     """[images] name of the split of each image, such as "train", for a source with splits of its
-    own. All of its splits then have the same people and labels. None for other sources, whose
-    people are divided into training people and test people."""
+    own, such as MNIST. All splits of such a source have the same people and labels. None for other
+    sources, whose people are divided into training people and test people."""
     pairs: Pairs | None = None
     """The pairs of images for verification; None if the source has none."""
     held_out: int | None = None
@@ -106,8 +106,9 @@ def by_identity(
 
     Args:
       kind: the format that the images came in, such as "folder".
-      members: (identity, name, size) of each image, in the order of the source. The size, or
-        anything else that changes with the content, goes into the fingerprint.
+      members: (identity, name, size) of each image, in the order of the source. All three are
+        hashed to the source's fingerprint. In place of the size, anything else can be given that
+        changes with the content of the image, such as a digest.
       read: function from the index of an image in `members` to its encoded bytes; it raises
         ValueError if the image cannot be read.
       rejected: images that are known to be unusable, with reasons; they are not in `members`.

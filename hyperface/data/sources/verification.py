@@ -62,15 +62,20 @@ def verification(path: Path) -> Source:
 
 
 def folds(same: np.ndarray) -> np.ndarray:
-    """Divides pairs into folds (groups for cross-validation); returns [pairs] int64, from 0.
+    """Divides pairs of images into ten folds, the groups for cross-validation.
 
-    The same pairs, in their order, are divided into equal parts, one part per fold. So are the
-    different pairs. There are ten folds. If there are fewer than ten pairs of a kind, there are
-    only as many folds as pairs of that kind, so that each fold has both kinds. Published files are
-    written fold by fold, so for them the result is the published folds.
+    A pair is genuine if both images show one person, and otherwise an impostor pair. The genuine
+    pairs are divided, in their order, into ten parts of nearly equal size, one per fold. The
+    impostor pairs are divided likewise. If there are fewer than ten genuine or fewer than ten
+    impostor pairs, there are fewer folds: as many as the smaller of the two numbers, at least one.
+
+    Published files list their pairs fold by fold, so the result equals their published folds.
 
     Args:
-      same: [pairs] bool, True for pairs of one person.
+      same: [pairs] bool, True for genuine pairs.
+
+    Returns:
+      [pairs] int64, the fold of each pair, from 0.
 
     Example:
       >>> print(folds(np.array([True, True, False, False, False])))

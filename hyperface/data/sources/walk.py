@@ -18,14 +18,17 @@ _AGAIN = "a link to a folder that was read already"
 def walk(root: Path, follow_links: bool) -> Iterator[Member]:
     """Yields all files below a folder, in a fixed order.
 
-    Files in hidden folders, and in folders that operating systems create, are yielded too, as
-    members that cannot be used, so that they are counted. A folder that was reached already by
-    another link is not entered again.
+    Each file is a `Member`: its name, its size, a function that reads it, and `problem`, which is
+    None or the reason why the file cannot be used.
+
+    Files in hidden folders, and in folders that operating systems create, are yielded too, with a
+    `problem`, so that they can be counted. A link to a folder that was entered before is not
+    followed.
 
     Args:
       root: the folder.
-      follow_links: True follows links to files and folders outside of root; False yields them as
-        members that cannot be used.
+      follow_links: True follows links to files and folders outside of root. False yields such a
+        link as a member whose `problem` says so.
 
     Raises:
       InputError: a folder cannot be read; it is raised after all other files were yielded.
