@@ -74,7 +74,7 @@ class CContrastiveTerm:
 
 @dataclass(frozen=True)
 class CTripletTerm:
-    """C-triplet loss (NormFace, Eq. 11): a feature, the agent (class weight) of its class, another.
+    """C-triplet loss (NormFace, Eq. 11): a feature, its own agent (class weight) and another one.
 
     The loss of an example is sum_{k != y} max(0, m + d_y - d_k). d_k is the squared distance of the
     feature to the agent of class k, both at unit length, and y is the example's class.
@@ -204,9 +204,9 @@ class CenterTerm:
     weight: float = 0.0
     """Weight of the term; 0 leaves it out."""
     rule: Literal["paper", "caffe"] = "paper"
-    """How centers are updated. "paper" moves each center towards the features of its class in the
-    batch: it subtracts `rate` times sum (center - feature) / (1 + number of these features).
-    "caffe" updates centers through the optimiser, as the authors' published code does."""
+    """How centers are updated. "paper" moves each center towards the n features of its class in the
+    batch: it subtracts `rate` times their sum of (center - feature), divided by 1 + n. "caffe"
+    updates centers through the optimiser, as the authors' published code does."""
     rate: float = 0.5
     """The paper's alpha, from 0 to 1. The rule "caffe" does not use it."""
 
@@ -374,8 +374,9 @@ class Loss:
     def forced(self) -> tuple[str, ...]:
         """Returns the names of the heads whose agents are forced to unit length after each step.
 
-        A head is one matrix of agents (class weights) with its terms. Its agents are scaled so if a
-        term's `gradient` is "caffe", the gradient of the authors' published Caffe code.
+        A head is one matrix of agents (class weights) with the terms of the loss that use it. Its
+        agents are forced to unit length if the `gradient` of a term is "caffe", that of the
+        authors' published Caffe code.
         """
         return tuple(
             head
