@@ -95,9 +95,9 @@ class Group:
 class Groups:
     """Factors of the learning rate and of the weight decay for each group of parameters.
 
-    Agents (class weights) are decayed even if they are normalised. The gradient of normalisation
-    (NormFace, Eq. 4) is orthogonal to them, so every step makes them longer, and only decay limits
-    their length (NormFace, 3.2).
+    Agents (class weights) are decayed even if the loss scales them to unit length. Their gradient
+    is then orthogonal to them (NormFace, Eq. 4), so every step makes them longer. Only weight decay
+    limits their length (NormFace, 3.2).
     """
 
     kernels: Group = Group()
@@ -115,7 +115,8 @@ class Groups:
     radius: Group = Group(decay=0.0)
     """The learned radius R of Ring loss."""
     centers: Group = Group(decay=0.0)
-    """Centers of center loss with its rule "caffe". With "paper" they have their own rate."""
+    """Class centers of center loss, if `loss.center.rule` is "caffe". With the rule "paper" they
+    are updated at the rate `loss.center.rate` instead."""
     others: Group = field(default=Group(), metadata=records.RARE)
     """Parameters of any other name, such as a transformer's pos_embedding."""
 
@@ -152,20 +153,22 @@ class Optimizer:
     factor: float = 0.1
     """Factor of the learning rate at each boundary."""
     freeze_backbone: int = 0
-    """Number of steps at the start in which only the heads are trained."""
+    """Number of steps at the start in which only the loss' own parameters are trained, such as the
+    class weights, and not the backbone."""
     accumulate: int = 1
-    """Number of batches whose mean gradient is used for one update. This allows batches that do not
-    fit into memory. Steps count batches."""
+    """Number of batches whose mean gradient is used for one update. This replaces a large batch
+    that does not fit into memory. Each batch counts as one step."""
     agents_update: Literal["whole", "in-sweep"] = field(default="whole", metadata=records.RARE)
-    """When the agents are updated. "whole" updates them once their whole gradient is known.
-    "in-sweep" updates them block by block while the gradient is computed. The whole gradient is
-    then never in memory, which saves a third of the memory for agents. The results are the same. It
-    does not work with `clip` and `accumulate`, which need the whole gradient. If the backbone's
-    gradient is not finite although the loss is, the agents were updated already. The run then
-    returns to its newest checkpoint."""
+    """When the agents (class weights) are updated. "whole" updates them once their whole gradient
+    is known. "in-sweep" updates them block by block while the gradient is computed. The whole
+    gradient is then never in memory, which saves a third of the memory for agents. The results are
+    the same. "in-sweep" does not work with `clip` and `accumulate`, which need the whole gradient.
+    If the loss is finite but the backbone's gradient is not, the agents were updated already. The
+    run then returns to its newest checkpoint."""
     average: float = 0.0
-    """Decay of a moving average of the parameters, which is evaluated instead of them; 0 keeps no
-    average. At step t, from 0, the decay is at most (1 + t) / (10 + t)."""
+    """Decay of a moving average of the parameters; 0 keeps no average. If there is an average, it
+    is evaluated instead of the parameters. At step t, from 0, the decay is at most
+    (1 + t) / (10 + t)."""
     groups: Groups = Groups()
     """Factors of the learning rate and the decay by group of parameters."""
 
@@ -179,20 +182,22 @@ class Evaluation:
     each test image."""
     mirror: Literal["none", "sum", "max", "concat"] = "sum"
     """How the features of an image and of its mirror image are merged. "none" uses the image alone.
-    "sum" adds them, "max" takes the larger of both values, and "concat" joins them."""
+    "sum" adds the two features, "max" takes the larger value of each component, and "concat" joins
+    them to a feature of twice the size."""
     batch_size: int = 100
     """Number of images that are embedded at once."""
     folds: int = 10
     """Number of folds (parts) of the pairs. The threshold of each fold is chosen on all others."""
     people_folds: int = field(default=1, metadata=records.RARE)
-    """Number of groups into which the people of both splits together are divided. One network per
-    group is trained on all other people and scored on the group, so that every person is scored
-    once, by a network that never saw them. 1 trains one network and scores the test split."""
+    """Number of groups into which the people of the training and the test split together are
+    divided. For each group one network is trained on the people of all other groups, and scored on
+    this group. So each person is scored once, by a network that never saw this person. 1 trains one
+    network and scores the test split."""
     snapshots: int = 1
     """Number of checkpoints that are scored: that of the last step, and earlier ones. The report
-    has their mean and spread, as NormFace's tables do."""
+    shows the mean of their scores and its spread (standard deviation), as NormFace's tables do."""
     snapshot_every: int = 1000
-    """Number of steps between these checkpoints."""
+    """Number of steps between two checkpoints that are scored."""
 
 
 @dataclass(frozen=True)
@@ -215,11 +220,11 @@ class Experiment:
     optimizer: Optimizer = field(default_factory=Optimizer)
     evaluation: Evaluation = field(default_factory=Evaluation)
     shard_agents: bool = False
-    """Split agents, centers and their optimiser state by rows over the devices. This allows more
-    classes than fit into the memory of one device."""
+    """Split the agents (class weights), the centers of center loss and their optimiser state by
+    rows over the devices. This allows more classes than fit into the memory of one device."""
     compare: tuple[str, ...] = ()
-    """Names of experiments whose losses are trained as well, for comparison. All other settings are
-    those of this experiment."""
+    """Names of experiments to compare with. For each of them a further network is trained, with the
+    loss of that experiment and all other settings of this one."""
     on_metrics: Callable[[int, dict[str, float]], object] | None = field(
         default=None, metadata=records.OBJECT
     )
@@ -246,8 +251,8 @@ class Experiment:
     def to_dict(self) -> dict[str, Any]:
         """Returns the experiment as nested dictionaries, lists, numbers and texts, for JSON.
 
-        An object is recorded as the text that describes it. If the backbone is an object, the
-        model's `name` is the same text.
+        A user's own backbone or loss is an object. In its place there is the text that describes
+        it. For such a backbone, the text is also the value of the model's key `name`.
         """
         values = records.to_dict(self)
         # A finished module has its own feature size and types, so ours would be misleading.
@@ -262,10 +267,11 @@ class Experiment:
         """Returns the experiment that `to_dict` recorded.
 
         Args:
-          values: the nested dictionaries that `to_dict` returned. A user's objects are texts there.
-          given: the experiment of the user's file, which has these objects; None if there is no
-            such file. Its `on_metrics` is taken unchecked, because the function does not influence
-            the training.
+          values: the nested dictionaries that `to_dict` returned. In place of a user's own backbone
+            or loss, which is an object, they contain a text that describes it.
+          given: the experiment of the user's file, from which these objects are taken; None if
+            there is no such file. The function `on_metrics` of `given` is taken too. It is not
+            compared with the record, because it does not influence the training.
 
         Raises:
           InputError: a field is missing or unknown to this version, or `given` lacks an object that

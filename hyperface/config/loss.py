@@ -24,7 +24,11 @@ Mining = Literal["all", "violating", "hardest"]
 
 @dataclass(frozen=True)
 class SoftmaxTerm:
-    """Softmax loss (NormFace, Eq. 1), with normalisation as in NormFace's Eq. 6."""
+    """Softmax loss (NormFace, Eq. 1) on normalised features and agents (NormFace, Eq. 6).
+
+    An agent is the class weight of one class. The similarities of a feature to all agents, times a
+    scale s, are the logits.
+    """
 
     weight: float = 1.0
     """Weight of the term; 0 leaves it out."""
@@ -34,15 +38,16 @@ class SoftmaxTerm:
     scale: float | Literal["learned"] = "learned"
     """s, the factor of the similarities: a fixed number, or "learned"."""
     initial_bound: float = 0.1
-    """Determines the initial value of a learned scale: that with this lower bound of the loss, in
-    nats (NormFace, Proposition 2)."""
+    """Determines the initial value of a learned scale: the one at which the loss has this lower
+    bound, in nats (NormFace, Proposition 2)."""
     min_scale: float = 0.01
     """Smallest value of a learned scale. The authors' published code uses 0.01 too."""
     bias: bool = False
     """Add one learned bias per class. NormFace's Proposition 1 advises against it if anything is
     normalised."""
     allow_normalized_bias: bool = False
-    """Accept a bias although features or agents are normalised, which is an error otherwise."""
+    """Accept a bias although features or agents are normalised. Without this option that is an
+    error."""
     dropout: float = 0.0
     """Share of the feature's elements that are dropped before this loss."""
     gradient: Gradient = "exact"
@@ -52,7 +57,11 @@ class SoftmaxTerm:
 
 @dataclass(frozen=True)
 class CContrastiveTerm:
-    """C-contrastive loss (NormFace, Eq. 10): pairs of a feature and an agent (class weight)."""
+    """C-contrastive loss (NormFace, Eq. 10): pairs of a feature and an agent (class weight).
+
+    The loss of an example is d_y + sum_{j != y} max(0, m - d_j). d_j is the squared distance of the
+    feature to the agent of class j, both at unit length, and y is the example's class.
+    """
 
     weight: float = 0.0
     """Weight of the term; 0 leaves it out."""
@@ -65,7 +74,11 @@ class CContrastiveTerm:
 
 @dataclass(frozen=True)
 class CTripletTerm:
-    """C-triplet loss (NormFace, Eq. 11): a feature, its own agent (class weight) and the others."""
+    """C-triplet loss (NormFace, Eq. 11): a feature, its own agent (class weight) and another one.
+
+    The loss of an example is sum_{k != y} max(0, m + d_y - d_k). d_k is the squared distance of the
+    feature to the agent of class k, both at unit length, and y is the example's class.
+    """
 
     weight: float = 0.0
     """Weight of the term; 0 leaves it out."""
@@ -74,8 +87,8 @@ class CTripletTerm:
     negatives: Literal["all", "hardest"] = "all"
     """"all" sums over all other classes, and "hardest" takes only the nearest one."""
     always_pull: bool = False
-    """Add the squared distance to the own agent even if no class violates the margin. The paper
-    calls this "C-triplet + center"."""
+    """Add d_y to the loss, even if all parts of the sum are 0. The paper calls this
+    "C-triplet + center"."""
     gradient: Gradient = "exact"
     """"exact" is the gradient of the equation. "caffe" is that of the authors' published code,
     which also scales the agents to unit length after each step."""
@@ -85,13 +98,14 @@ class CTripletTerm:
 class SphereFaceTerm:
     """SphereFace's margin: cos(m theta) replaces cos(theta) in the logit of the own class.
 
-    theta is the angle between a feature and the agent (class weight) of its class. The field of
-    `Loss` that has the term selects the loss: `a_softmax` (SphereFace) scales agents to unit
-    length, and `l_softmax` (large-margin softmax) leaves them as they are. Features are never
+    theta is the angle between a feature and the agent (class weight) of its class. `Loss` has two
+    fields of this type. `a_softmax` is SphereFace's loss, which scales agents to unit length.
+    `l_softmax` is large-margin softmax, which leaves them as they are. Features are never
     normalised.
 
-    The margin grows during training: the logit is (lambda * logit without margin + logit with
-    margin) / (1 + lambda). At step i, counted from 1, lambda is max(floor, start / (1 + gamma i)).
+    The margin grows during training: the logit of the own class is (lambda * logit without margin +
+    logit with margin) / (1 + lambda). At step i, counted from 1, lambda is
+    max(floor, start / (1 + gamma i)).
     """
 
     weight: float = 0.0
@@ -134,14 +148,19 @@ class MarginTerm:
 
 @dataclass(frozen=True)
 class AdaFaceTerm:
-    """AdaFace: margins that depend on how the feature norm compares with its moving statistics."""
+    """AdaFace: margins that depend on the feature norm, as a measure of the image's quality.
+
+    The logit of the own class is s (cos(theta - m z) - m z - m), with theta the angle between the
+    feature and the agent (class weight) of its class. The quality z is h (norm - mean) / deviation,
+    clipped to [-1, 1]. Mean and deviation are moving statistics of the norms of the batches.
+    """
 
     weight: float = 0.0
     """Weight of the term; 0 leaves it out."""
     scale: float = 64.0
     """s, the factor of the cosines."""
     margin: float = 0.4
-    """m, the size of both margins of AdaFace, at least 0."""
+    """m, the size of both margins (on the angle and on the cosine), at least 0."""
     concentration: float = 0.333
     """h: for norms more than 1 / h standard deviations from the mean, the margin no longer
     changes."""
@@ -151,7 +170,13 @@ class AdaFaceTerm:
 
 @dataclass(frozen=True)
 class MagFaceTerm:
-    """MagFace: an angular margin that grows with the feature norm, and its regulariser."""
+    """MagFace: an angular margin that grows with the feature norm, and its regulariser.
+
+    The logit of the own class is s cos(theta + margin), with theta the angle between the feature
+    and the agent (class weight) of its class. The margin grows linearly with a, the feature norm
+    clipped to [l_a, u_a]. The regulariser lambda_g (1 / a + a / u_a^2), which is added to the loss,
+    makes norms grow.
+    """
 
     weight: float = 0.0
     """Weight of the term; 0 leaves it out."""
@@ -179,16 +204,20 @@ class CenterTerm:
     weight: float = 0.0
     """Weight of the term; 0 leaves it out."""
     rule: Literal["paper", "caffe"] = "paper"
-    """How centers are updated. "paper" subtracts `rate` times `losses.center_direction`,
-    which moves them towards the features of their class. "caffe" updates them through
-    the optimiser, as the authors' published code does."""
+    """How centers are updated. "paper" moves each center towards the n features of its class in the
+    batch: it subtracts `rate` times their sum of (center - feature), divided by 1 + n. "caffe"
+    updates centers through the optimiser, as the authors' published code does."""
     rate: float = 0.5
-    """alpha of the paper's rule, from 0 to 1."""
+    """The paper's alpha, from 0 to 1. The rule "caffe" does not use it."""
 
 
 @dataclass(frozen=True)
 class BatchContrastiveTerm:
-    """Contrastive loss on the pairs of a batch (NormFace, Eq. 7)."""
+    """Contrastive loss on the pairs of a batch (NormFace, Eq. 7).
+
+    A pair of one class has the loss d, and a pair of two classes max(0, m - d). d is the squared
+    distance of the two features, both at unit length.
+    """
 
     weight: float = 0.0
     """Weight of the term; 0 leaves it out."""
@@ -201,7 +230,12 @@ class BatchContrastiveTerm:
 
 @dataclass(frozen=True)
 class BatchTripletTerm:
-    """Triplet loss on the triplets of a batch (NormFace, Eq. 8)."""
+    """Triplet loss on the triplets of a batch (NormFace, Eq. 8).
+
+    A triplet has an anchor, a positive (an example of the anchor's class) and a negative (of
+    another class). Its loss is max(0, m + d_p - d_n), where d_p and d_n are the squared distances
+    of the anchor's feature to that of the positive and of the negative, all at unit length.
+    """
 
     weight: float = 0.0
     """Weight of the term; 0 leaves it out."""
@@ -237,9 +271,10 @@ class CustomTerm:
     loss: Callable | Any = field(metadata=records.OBJECT)
     """One of three:
 
-    - a class-wise term, as `hyperface.losses.classwise.Term` documents it. It gets agents (class
-      weights) of its own, or the shared ones, and works with split agents, blocks and sampled
-      classes.
+    - a class-wise term: an object with the attributes that `hyperface.losses.classwise.Term`
+      documents, which compares features with agents (class weights). It has an agent matrix of its
+      own, or the common one with `share_agents`. The options `shard_agents` and `sample_rate` work
+      with it.
     - a function from features [batch, dim] and labels [batch] to the loss [batch].
     - a flax linen module that is called like this function, and whose parameters are learned. Every
       device has a copy of the parameters.
@@ -252,9 +287,10 @@ class CustomTerm:
 
     @property
     def is_classwise(self) -> bool:
-        """Whether the loss is a class-wise term: it has the attributes of `losses.classwise.Term`.
+        """Whether the loss is a class-wise term, which compares features with class weights.
 
-        Any other loss is called with features and labels.
+        It is one if it has the attributes `normalize`, `fold`, `fold_args` and `loss`, as
+        `losses.classwise.Term` documents them. Any other loss is called with features and labels.
         """
         # Recognised by its attributes, so that JAX and the losses need not be loaded here.
         return all(hasattr(self.loss, name) for name in ("normalize", "fold", "fold_args", "loss"))
@@ -298,8 +334,8 @@ class Loss:
     triplet: BatchTripletTerm = field(default_factory=BatchTripletTerm)
     ring: RingTerm = field(default_factory=RingTerm)
     share_agents: bool = False
-    """Use one agent matrix for all class-wise terms, which are then computed in one pass. The
-    authors' published joint loss has one matrix per term."""
+    """Use one agent matrix for all class-wise terms, which are then computed in one pass. Without
+    it each term has a matrix of its own, as in the authors' published joint loss."""
     sample_rate: float = 1.0
     """Share of all classes that is sampled at each step (Partial FC). The classes of the batch are
     always part of the sample. 1 takes all classes."""
@@ -308,13 +344,16 @@ class Loss:
     "mixed" only in the forward pass. On a GPU "tf32" is several times as fast as float32 and keeps
     10 binary digits; on a CPU it is float32."""
     memory_budget: int = 0
-    """Memory in MiB in which similarities may be stored for the backward pass. Those that do not
-    fit are computed twice."""
+    """Memory in MiB in which similarities of features to agents may be stored for the backward
+    pass. Similarities that do not fit are computed again there."""
     custom: tuple[CustomTerm, ...] = field(default=(), metadata=records.RARE)
     """The user's own losses, given as objects."""
 
     def terms(self) -> dict[str, Term]:
-        """Returns the terms with a weight above 0, by name of the field or of the custom term."""
+        """Returns name -> options of each term of the loss whose weight is above 0.
+
+        The name is that of the field, such as "ring", or that of the user's own loss.
+        """
         values = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
         values |= {term.name: term for term in self.custom}
         # Other fields of this class, such as `precision`, have no weight.
@@ -333,9 +372,11 @@ class Loss:
         return {name: {name: term} for name, term in over_classes.items()}
 
     def forced(self) -> tuple[str, ...]:
-        """Returns the names of the heads whose agents are scaled to unit length after each step.
+        """Returns the names of the heads whose agents are forced to unit length after each step.
 
-        Such a head has a term whose `gradient` is "caffe".
+        A head is one matrix of agents (class weights) with the terms of the loss that use it. Its
+        agents are forced to unit length if the `gradient` of a term is "caffe", that of the
+        authors' published Caffe code.
         """
         return tuple(
             head

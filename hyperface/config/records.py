@@ -20,12 +20,11 @@ RARE = {"rare": True}
 
 
 def describe(value: Any) -> str:
-    """Returns a text that describes a user's object, for the record of a run.
+    """Returns a text that describes a user's object (a network, loss or function), for records.
 
-    It contains the place of the object's code (module and name), and its settings.
-
-    Equal settings of the same class give the same text in every process. The text does not depend
-    on the code itself, so two versions of a function with the same name have the same text.
+    The text contains the module and the name of the object's class or function, and its settings.
+    Objects of one class with equal settings have the same text in every process. The text does not
+    depend on the code: two versions of a function with the same name have the same text.
 
     Example:
       >>> describe(functools.partial(max, default=0))
@@ -88,10 +87,10 @@ def _plain(value: Any, field: dataclasses.Field) -> Any:
 
 
 def from_dict(cls: Any, values: Mapping[str, Any]) -> Any:
-    """Returns the configuration that `to_dict` converted; the inverse, except for objects.
+    """Returns the configuration that `to_dict` converted to dictionaries.
 
-    In place of a user's objects, such as a network, it has the texts that describe them. Use
-    `with_objects` to replace these.
+    In place of a user's objects, such as a network, the result contains the texts that describe
+    them. `with_objects` replaces these texts by the objects.
 
     Args:
       cls: the dataclass of the configuration.
@@ -118,19 +117,20 @@ def from_dict(cls: Any, values: Mapping[str, Any]) -> Any:
 
 
 def with_objects(found: Any, given: Any, where: str = "") -> Any:
-    """Returns a configuration whose recorded descriptions are replaced by the described objects.
+    """Returns a recorded configuration with a user's objects in place of their descriptions.
 
     A record is JSON, so a user's network or loss is stored only as a text that describes it.
 
     Args:
-      found: the configuration that `from_dict` returned, with texts.
-      given: the configuration of the user's file, with objects; None if there is no such file.
+      found: the recorded configuration, as `from_dict` returned it, with texts.
+      given: the configuration of the user's file, from which the objects are taken; None if there
+        is no such file. If the record describes an object, None is an error.
       where: path of the configuration within the experiment, such as "loss.", for messages; "" for
         the experiment itself.
 
     Raises:
-      InputError: `given` lacks an object, or the description of its object is another text. The
-        message names the field.
+      InputError: `given` has no object in a field, or one whose description is not the recorded
+        text. The message names the field.
     """
     changes = {}
     for f in dataclasses.fields(found):

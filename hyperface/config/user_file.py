@@ -18,7 +18,8 @@ def load(path: Path, *, title: str | None = None, imports_from: Path | None = No
 
     Args:
       path: the file.
-      title: name of the module in the records of its objects; None takes the name of the file.
+      title: the module is named experiment_file_TITLE. A run's record contains this name if the
+        file defines a network or a loss. None takes the file's name without ".py".
       imports_from: folder from which the file imports its modules; None takes the file's own.
 
     Raises:

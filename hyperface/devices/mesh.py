@@ -90,10 +90,10 @@ def check_classes(num_classes: int) -> None:
 
 
 def replicated(devices: Sequence[Device] | None = None) -> NamedSharding:
-    """Returns the sharding with a whole copy of an array on every device.
+    """Returns the sharding of arrays of which every device has a whole copy.
 
-    `data_parallel_step` returns its state with this sharding. If the first state has it too, the
-    step compiles only once.
+    The jitted training step returns parameters with this sharding. If the parameters before the
+    first step have it too, the step compiles only once.
 
     Args:
       devices: the devices; None takes those of all processes.
@@ -127,7 +127,11 @@ def put_whole(tree: _Tree) -> _Tree:
 
 
 def make_mesh(devices: Sequence[Device] | None) -> jax.sharding.Mesh:
-    """Returns a mesh of one axis over the devices; None takes those of all processes."""
+    """Returns a mesh with one axis, named "batch", over the devices.
+
+    Args:
+      devices: the devices; None takes those of all processes.
+    """
     devices = list(devices or jax.devices())
     # By default `make_mesh` makes the axes explicit: the type of each array then includes a
     # sharding.

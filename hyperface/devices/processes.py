@@ -75,9 +75,9 @@ def exit_now(status: int) -> NoReturn:
 
 
 def is_joined() -> bool:
-    """Returns whether this process joined other processes.
+    """Returns whether `initialize` connected this process with other processes.
 
-    Unlike `is_multiprocess` it does not start JAX's devices.
+    Unlike `is_multiprocess`, this function does not start JAX's devices.
     """
     return _joined is not None and _joined.processes > 1
 
@@ -88,10 +88,10 @@ def is_multiprocess() -> bool:
 
 
 def process_slice() -> dict[str, int]:
-    """Returns keyword arguments of `training_batches` that select this process's slice of a batch.
+    """Returns {"process": number of this process from 0, "processes": number of all processes}.
 
-    If several processes train together, each of them reads an equal slice of every batch. The keys
-    are "process", the number of this process from 0, and "processes", their total number.
+    If several processes train together, each of them reads an equal slice of every batch. The
+    functions that read batches, such as `training_batches`, take these two values as arguments.
     """
     return {"process": jax.process_index(), "processes": jax.process_count()}
 

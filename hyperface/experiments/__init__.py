@@ -60,19 +60,20 @@ def run_card(name: str) -> str:
 
 
 def of_run(values: dict[str, Any], folder: Path) -> Experiment:
-    """Returns the experiment that a run recorded, including its objects.
+    """Returns the experiment that a run recorded, with the user's own network or losses.
 
-    A run of a user's experiment file has a copy of the file. If the experiment has objects, the
-    copy must be executed to build them. This is allowed in two cases: the user's own file still
-    exists with the same content, or the environment variable HYPERFACE_RUN_CODE is 1.
+    A user's own network or loss is an object, which a record cannot contain. The folder of such a
+    run has a copy of the user's experiment file, and the copy must be executed to build the
+    objects. This is allowed in two cases: the user's own file still exists with the same content,
+    or the environment variable HYPERFACE_RUN_CODE is 1.
 
     Args:
       values: the record, as `Experiment.to_dict` returned it.
-      folder: the folder of the run, which has the copy and a `config.json` with the file's path.
+      folder: the folder of the run. It contains the copy, and `config.json` with the path of the
+        user's file.
 
     Raises:
-      InputError: the objects of the experiment are missing or differ, or the copy may not be
-        executed.
+      InputError: the file does not build the recorded objects, or the copy may not be executed.
     """
     config = folder / "config.json"
     has_objects = "backbone" in values.get("model", {}) or "custom" in values.get("loss", {})

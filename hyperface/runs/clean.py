@@ -48,16 +48,17 @@ class Clean:
     split: str = "train"
     """Split of the data set that is cleaned."""
     class_threshold: float | None = None
-    """A person is dropped if the mean squared distance of their unit features to the mean of these
-    exceeds this value. By default no person is dropped."""
+    """A person is dropped if the mean squared distance of the person's features, at unit length, to
+    the mean of these features exceeds this value. By default no person is dropped."""
     class_quantile: float | None = None
-    """Share of people to keep, in (0, 1], instead of --class-threshold."""
+    """Share of people to keep, in (0, 1], instead of --class-threshold: those with the smallest
+    distances."""
     image_threshold: float | None = None
-    """An image is dropped if the squared distance of its unit feature to its person's mean exceeds
-    this value. By default no image is dropped."""
+    """An image is dropped if the squared distance of its feature, at unit length, to its person's
+    mean exceeds this value. By default no image is dropped."""
     image_quantile: float | None = None
-    """Share of images to keep among those of the kept people, in (0, 1], instead of
-    --image-threshold."""
+    """Share of images to keep, in (0, 1], among those of the people who are kept, instead of
+    --image-threshold: those with the smallest distances."""
     overlap_with: str | None = None
     """Name of a prepared data set, such as the test set, whose people are left out. They are found
     by their names and by their features. It needs --similarity."""
@@ -113,20 +114,22 @@ def _check(options: Clean) -> None:
 
 
 def clean(options: Clean, data: "Embedded", other: "Embedded | None" = None) -> None:
-    """Lists the images to keep, and those to drop: outliers, and people of another data set.
+    """Lists the images of a data set to keep, and those to drop.
 
-    The data set itself is not changed. The lists and pictures are written into the folder
-    `options.out`. `keep.txt` names the images to keep, and `dropped.csv` all others with the
-    reason.
+    Dropped are people and single images whose features are far from the person's mean feature, and
+    people who are also in another data set. The data set itself is not changed. The lists and
+    pictures are written into the folder `options.out`: `keep.txt` contains the names of the images
+    to keep, and `dropped.csv` the names of all others with the reasons.
 
     Args:
       options: the options of the command.
-      data: the images to clean, with their features.
-      other: the images of the data set in --overlap-with, with their features. Its people are left
-        out of `data`. None without --overlap-with.
+      data: the images to clean, with their features [images, dim].
+      other: the images of the data set in --overlap-with, with their features. The people of
+        `other` are dropped from `data`. None without --overlap-with.
 
     Raises:
-      InputError: the thresholds keep no image. The pictures of the distances are written anyway.
+      InputError: no image is kept. The pictures of the distances are written anyway, to help to
+        choose other thresholds.
     """
     import numpy as np
 

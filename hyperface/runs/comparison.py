@@ -30,11 +30,12 @@ class Comparison(NamedTuple):
     similarity: float
     """Cosine of the two features, in [-1, 1]."""
     norms: tuple[float, float]
-    """Euclidean norms of the two features. They are those of the faces themselves, before the
-    features of their mirror images are merged in. A small norm indicates a bad image."""
+    """Euclidean norms of the features of the two faces themselves, before the features of their
+    mirror images are merged in. A small norm indicates a bad image."""
     decision: Decision | None = None
-    """"same" (one person), "different" or "not sure" (between the two thresholds); None if the
-    network has no calibration."""
+    """"same" (one person) from one threshold of the similarity on, "different" up to another one,
+    and "not sure" between the two thresholds. None if the network has no calibration, which
+    contains the thresholds."""
     probability: float | None = None
     """Probability that both faces are of one person; None if the network has no calibration."""
 
@@ -54,8 +55,9 @@ class Verified(NamedTuple):
     """Decision ("same", "different" or "not sure") -> number of pairs, counted over all compared
     pairs. A decision that no pair has is not a key. Empty without a calibration."""
     point: OperatingPoint | None
-    """The thresholds for the requested false accept rate (FAR), with the rates that they had on
-    other people; None without a calibration."""
+    """The thresholds for the requested false accept rate (FAR, the share of pairs of two people
+    that are accepted), with the error rates that were measured on other people than those of the
+    fit; None without a calibration."""
     uncalibrated: str
     """The reason why there is no calibration and so no decision; "" if there are decisions."""
     not_used: list[NotUsed]
@@ -103,8 +105,9 @@ def compare(
         probability of a pair depends on it.
 
     Returns:
-      The result, and the two faces of each of the 20 most similar pairs, for the picture. The field
-      `uncalibrated` of the result is ""; the caller sets it if there is no calibration.
+      (verified, faces). `verified` contains similarities and decisions. Its field `uncalibrated` is
+      ""; the caller sets it if there is no calibration. `faces` contains the two faces of each of
+      the 20 most similar pairs, for the picture.
 
     Raises:
       InputError: there is no pair to compare, or there are more than 25 million.

@@ -203,7 +203,7 @@ def faces_and_features(
       path: a photo, or a folder of photos.
       network: the network that computes the features.
       faces: which faces are used if a photo has several: "largest", "central" (nearest to the
-        centre) or "all". "one" uses no face of such a photo, and returns the photo as not used.
+        centre), "all", or "one", with which a photo with several faces is not used.
       aligned: whether the images are aligned faces of the network's image size already. They are
         then used whole, and the detector is not called.
       detector: finds the faces. It is a function from one photo, [height, width, 3] uint8, to boxes
@@ -212,10 +212,11 @@ def faces_and_features(
         `Face.pixels` is empty.
 
     Returns:
-      The faces, their features in the same order, and the photos without a usable face.
+      (faces, features, not_used). `features` has one row per face, in the same order. `not_used`
+      contains the photos without a usable face, with the reasons.
 
     Raises:
-      InputError: no photo has a face, or the network cannot embed them.
+      InputError: no photo has a usable face, or the network cannot compute features of the faces.
     """
     import numpy as np
 
@@ -255,7 +256,7 @@ def faces_and_features(
 
 
 def log_not_used(not_used: "list[NotUsed]") -> None:
-    """Logs how many photos were left out, and the first `SHOWN` of them with the reasons."""
+    """Logs how many photos were left out, and the first ten of them with the reasons."""
 
     if not_used:
         log.info(f"{len(not_used):,} photos left out:")

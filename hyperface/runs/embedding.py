@@ -55,8 +55,9 @@ class Network(NamedTuple):
     apply: Callable[[Images], tuple[jax.Array, jax.Array]]
     """The function: images [batch, height, width, channels], scaled by (pixel - 127.5) / 128, ->
     (features [batch, dim], norms [batch]). Features are merged with those of the mirror images. The
-    norms are those of the images' own features before the merge; for an export, which returns
-    merged features only, they are the norms of these."""
+    norms are Euclidean norms of the images' own features, before the merge. An export (a network
+    that `hyperface export` wrote) returns only merged features, so its norms are those of merged
+    features."""
     image_shape: tuple[int, int, int] | None
     """(height, width, channels) of the network's input images; None if it accepts any size."""
     crop: tuple[int, int] | None
@@ -68,8 +69,8 @@ class Network(NamedTuple):
     """Sentences for the report, which describe the network, its images and the merge of mirror
     images."""
     digest: str = ""
-    """Digest of the weights; for an export, of the exported program. A calibration with another
-    digest is that of another network."""
+    """Digest of the weights; for an export, of the exported program. A calibration (thresholds for
+    decisions) with another digest belongs to another network."""
     mirror: Mirror = "none"
     """How the features of an image and of its mirror image are merged: "none" (no mirror image),
     "sum", "max" or "concat"."""
@@ -77,9 +78,9 @@ class Network(NamedTuple):
     """The calibration that an export contains; None without one."""
 
     def open_split(self, name: str, split: str, data_dir: Path) -> Split:
-        """Opens a split with the network's crop and shrink, and checks the size of its images.
+        """Opens a split, one of the parts of a data set, such as "train", for this network.
 
-        The images are cut and reduced as those that the network was trained on.
+        Its images are reduced by `shrink` and cut to `crop`, like those in the network's training.
 
         Args:
           name: name of the prepared data set.
@@ -87,7 +88,8 @@ class Network(NamedTuple):
           data_dir: folder of prepared data sets.
 
         Raises:
-          InputError: there is no such data set, or its images have another size.
+          InputError: there is no such data set, or its images then have another size than the
+            network takes.
         """
         opened = open_split(name, split, data_dir, crop=self.crop, shrink=self.shrink)
         wanted, found = self.image_shape, tuple(opened.image_shape)
@@ -97,7 +99,7 @@ class Network(NamedTuple):
 
 
 class Embedded(NamedTuple):
-    """The images of a split with their features and norms, in the order of the data set's files."""
+    """The images of a data set's split with their features and norms, in the order of its files."""
 
     images: NamedImages
     """Names, labels and pixels of the images. Pixels are decoded when they are asked for."""
@@ -118,7 +120,7 @@ class Embedded(NamedTuple):
 
 
 def open_network(path: Path, step: int | None = None, mirror: Mirror | None = None) -> Network:
-    """Opens the network of a run, an export or a file of weights, or the raw pixels as features.
+    """Opens the network of a run, an export or a weight file, or one that returns the raw pixels.
 
     Args:
       path: one of:
@@ -133,8 +135,8 @@ def open_network(path: Path, step: int | None = None, mirror: Mirror | None = No
         files. The merge of an export cannot be changed.
 
     Raises:
-      InputError: there is no network at the path. Or a step is given for a source that is not a
-        run, or another mirror than its own for an export.
+      InputError: there is no network at the path. Or `step` is given, but the path is not a run.
+        Or `mirror` is not the way in which an export was written.
     """
     if str(path) == "pixels":
         if step is not None:

@@ -63,7 +63,8 @@ def main(args: Sequence[str]) -> None:
 def plan(options: Evaluate) -> "list[Task]":
     """Returns the tasks of an evaluation: one per protocol, checkpoint and resolution.
 
-    All errors in options, files and data sets are found here, before any image is embedded.
+    A protocol is a benchmark, such as "lfw", with its rules of comparing and scoring. All errors in
+    options, files and data sets are found here, before any feature is computed.
 
     Raises:
       InputError: an option has a wrong value, an option is set that none of the chosen protocols
@@ -88,14 +89,14 @@ def run(
     Args:
       tasks: the tasks that `plan` returned.
       out: folder of evaluation.json, evaluation.html and their plots; None writes nothing.
-      request: name of an option -> its value as text, as `recorded` returns. They are written into
+      request: name of an option -> its value as text, as `recorded` returns. It is written into
         evaluation.json; None writes no options.
 
     Returns:
-      Task name -> `Result`, whose field `figures` has the scores by name. The task's name is that
-      of the protocol, such as "lfw"; for reduced images it ends with the factor of the area, such
-      as "lfw-area4". If several checkpoints are scored, the result is their average. If several
-      processes run, only the first one returns results; the others return {}.
+      Task name -> `Result`, whose field `figures` contains the scores by name. The task's name is
+      that of the protocol, such as "lfw". For images whose area is reduced by a factor, it ends
+      with the factor: "lfw-area4". If several checkpoints are scored, the scores are their mean. If
+      several processes run, only the first one returns results; the others return {}.
 
     Raises:
       InputError: there is no such network, the images have another size than the network's, or a

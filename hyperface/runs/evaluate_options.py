@@ -21,8 +21,8 @@ class Evaluate:
     "pixels", or a features file (.npz, or .npy with names in .txt)."""
     protocol: str = ""
     """Names of protocols, separated by commas, such as lfw,blufr. The description of the command
-    lists all names. By default the run's own protocol: on the test images of the data set that it
-    was trained on."""
+    lists all names. By default a run is scored on the test images of the data set that it was
+    trained on."""
     checkpoint: tuple[int | Literal["best"], ...] = ()
     """Steps of the checkpoints to score; the newest by default. If there are several, each is
     scored, and the mean of their scores is reported with its spread. "best" is the checkpoint with
@@ -51,17 +51,18 @@ class Evaluate:
     blufr (the default): it is the k-th highest score, with k = rate x N rounded, as in BLUFR's
     published code. strict: the share of accepted impostor scores never exceeds the rate."""
     gammas: int | None = None
-    """Number of terms K by which Ring loss fuses the similarities between the images of two
-    templates (sets of images of a person). By default 8 for ijba, 2 for cs3, and for ijbb and ijbc
-    no fusion but mean features."""
+    """K, the number of terms in Ring loss' fusion of the similarities between the images of two
+    templates (sets of images of one person). By default 8 for ijba and 2 for cs3. For ijbb and ijbc
+    the mean features are compared by default, without a fusion."""
     pool_media: bool = False
     """Average the features of a template's images from one medium, such as a video, before the
     template's media are merged."""
     template_rule: Literal["insightface", "insightface-norms", "insightface-unit"] | None = None
-    """insightface's rule for IJB-B and IJB-C, instead of --gammas and --pool-media: the means of a
-    template's media are summed, whatever their lengths. insightface: images are weighted by the
-    norms of their features and by the detector's scores, from ijbc/ijbc_name_5pts_score.txt.
-    insightface-norms: by the norms alone. insightface-unit: all images have the same weight.
+    """insightface's rule for IJB-B and IJB-C, instead of --gammas and --pool-media: the mean
+    features of a template's media are summed, whatever the lengths of the means. insightface:
+    images are weighted by the norms of their features and by the detector's scores, from
+    ijbc/ijbc_name_5pts_score.txt. insightface-norms: by the norms alone. insightface-unit: all
+    images have the same weight.
     insightface's own scores are those of --mirror sum."""
     bootstrap: int | None = None
     """Number of resamples of people, from which 95 % intervals are computed; 0 for no intervals. By

@@ -109,7 +109,8 @@ def restored(stored: Checkpoints, step: int) -> tuple[Experiment, TrainState]:
       step: step of the checkpoint.
 
     Returns:
-      The experiment that the run trained, and the training state of this step.
+      (experiment, state): the experiment that the run trained, and its training state after this
+      step.
     """
     meta = stored.meta(step)
     experiment, data = experiments.of_run(meta["experiment"], stored.run), meta["data"]

@@ -39,10 +39,10 @@ class Images(NamedTuple):
     """Step of the run's checkpoint; None for the newest."""
     mirror: Mirror | None = None
     """How the features of an image and of its mirror image are merged: "none" (no mirror image),
-    "sum", "max" or "concat". None for the way of the run's experiment."""
+    "sum", "max" or "concat". None merges them as the run's experiment does."""
     shrink: int | None = None
-    """Factor by which each side of the images is reduced, for a network of smaller images. None for
-    the factor with which the run was trained."""
+    """Factor by which each side of the images is reduced, for a network of smaller images. None
+    takes the factor with which the run was trained."""
     area: float = FULL
     """Factor by which the area of the images is reduced, to test low resolution; 1 for full
     resolution. They are enlarged to their old size again."""
@@ -56,11 +56,15 @@ class Images(NamedTuple):
 
 
 class Task(NamedTuple):
-    """One protocol to score, on the images of one checkpoint at one resolution."""
+    """One protocol to score, with one checkpoint of the network and at one image resolution.
+
+    A protocol is a benchmark, such as "lfw", with its rules of comparing and scoring.
+    """
 
     protocol: Protocol
     title: str
-    """The protocol's title, with the data set or the resolution if they are not the usual ones."""
+    """The protocol's title. It also contains the data set or the resolution if that is not the
+    usual one."""
     images: Images
     """The images that the protocol compares, and the network that embeds them."""
     distractors: Images | None
@@ -86,8 +90,8 @@ class Task(NamedTuple):
 def plan(options: Evaluate) -> list[Task]:
     """Returns the tasks of an evaluation, in the order in which they are run.
 
-    There is one task per protocol, checkpoint and resolution. All errors in options, files and data
-    sets are found here, before any image is embedded.
+    There is one task per protocol (benchmark, such as "lfw"), checkpoint and resolution. All errors
+    in options, files and data sets are found here, before any feature is computed.
 
     Raises:
       InputError: an option has a wrong value, an option is set that none of the chosen protocols
@@ -327,9 +331,9 @@ def _at_resolutions(
 
 
 def is_features(source: Path | str) -> bool:
-    """Returns whether a path names a file of features, which needs no network.
+    """Returns whether a path ends in .npz or .npy, and so names a file of features.
 
-    It does if it ends in .npz or .npy. The file may be missing.
+    The file may be missing. To score features no network is needed.
     """
     # By the name alone: a missing file of features must not be reported as a missing run.
     return Path(source).suffix.lower() in (".npz", ".npy")

@@ -52,18 +52,19 @@ def run(
 ) -> dict[str, Result]:
     """Computes the scores of every task, logs them as tables, and writes the report.
 
-    If several checkpoints are scored, their results are averaged.
+    If several checkpoints are scored, their scores are averaged.
 
     Args:
       tasks: the tasks that `evaluate_plan.plan` returned.
       out: folder of the report; None writes nothing.
-      request: name of an option -> its value as text. They are written into evaluation.json; None
+      request: name of an option -> its value as text. It is written into evaluation.json; None
         writes no options.
 
     Returns:
-      Task name, such as "lfw" or "lfw-area4" for reduced images, -> `Result`, whose field `figures`
-      has the scores by name. If several processes run, only the first one returns results; the
-      others return {}.
+      Task name -> `Result`, whose field `figures` contains the scores by name. The task's name is
+      that of the protocol, such as "lfw". For images whose area is reduced by a factor, it ends
+      with the factor: "lfw-area4". If several processes run, only the first one returns results;
+      the others return {}.
 
     Raises:
       InputError: there is no such network, the images have another size than the network's, or a
@@ -219,7 +220,7 @@ def _record(
 
 
 def environment() -> dict[str, Any]:
-    """Returns the software and hardware of this process, which reports record.
+    """Returns versions of packages and the devices of this process, for the record in reports.
 
     Returns:
       {"versions": package -> version, "devices": number and kind of the devices as text}.
@@ -270,14 +271,14 @@ def _distinct_names(paths: Iterable[Path], folder: Path) -> dict[Path, Path]:
 
 
 class FeatureCache:
-    """Provides the features of images, each only once.
+    """Provides the features of images, and computes or reads them only once.
 
-    A network computes them, or they are read from a file of features that the user named. Tasks
-    that share images, such as two protocols on one data set, share their features too.
+    They are computed by a network, or read from a file of features that the user named. Tasks that
+    share images, such as two protocols on one data set, then share the features too.
 
     Args:
-      scratch: folder to which computed features are written. The arrays that are returned are maps
-        of these files into memory. The caller removes the folder.
+      scratch: folder to which computed features are written. The arrays that methods return are
+        mapped from these files into memory. The caller removes the folder.
     """
 
     def __init__(self, scratch: Path) -> None:
@@ -290,9 +291,10 @@ class FeatureCache:
         """Digests of names and features, by the images' label."""
 
     def of(self, images: Images) -> NamedFeatures:
-        """Returns the features of images with their names.
+        """Returns the features [images, dim] of images with the images' names.
 
-        They are computed by the network, or read from the file of features, at the first call.
+        At the first call for these images the network computes the features, or they are read from
+        the file of features.
 
         Raises:
           InputError: the file cannot be read, or the network cannot embed the images.
@@ -323,10 +325,11 @@ class FeatureCache:
         return check(named, split.dataset)
 
     def distractors(self, images: Images) -> Distractors:
-        """Returns the features of distractors, and their names if they have any.
+        """Returns the features [distractors, dim] of distractors, and the names of the images.
 
-        Distractors are images of people who are not searched for. An .npy file is mapped into
-        memory, and the names are read from the .txt file beside it, if there is one.
+        Distractors are images of people who are not searched for. If `images.source` is an .npy
+        file, it is mapped into memory, and the names are read from the .txt file beside it. Without
+        that .txt file the names are None.
 
         Raises:
           InputError: a file cannot be read, or the network cannot embed the images.

@@ -15,18 +15,19 @@ from hyperface.report.hard_pairs import TITLE, hardest_section
 def hardest_of_groups(splits: Sequence[Split], results: Sequence[Result]) -> Draft | None:
     """Returns the section of a run's report that shows the hardest pairs of test images.
 
-    The hardest pairs are the most similar ones of different people, and the least similar ones of
-    one person. With the experiment's field `evaluation.people_folds` the people are divided into
-    groups, and one network per group is trained on the others. The pairs are then the hardest ones
-    over all groups. Other runs have one group.
+    The hardest pairs are the most similar pairs of two people, and the least similar pairs of one
+    person. If the experiment's field `evaluation.people_folds` is above 1, the people are divided
+    into groups, and for each group one network is trained on the people of all other groups. The
+    section then shows the hardest pairs over all groups. If the field is 1, there is one group: the
+    people of the test split.
 
     Args:
       splits: for each group, its test images.
-      results: for each group, the scores of its network on these images, in the same order.
+      results: for each group, the scores of its network on these images, in the order of `splits`.
 
     Returns:
-      The section; None if the run's own protocol does not compare pairs of images, or if the images
-      have no names.
+      The section; None if the test images are classified and not compared in pairs, or if the
+      images have no names.
     """
     images: dict[str, np.ndarray] = {}
     accepts, rejects = [], []

@@ -63,9 +63,14 @@ def words(options: "DataclassInstance", *positional: str) -> list[str]:
 def after_prepare(options: Any, name: str, folder: Path, manifest: "Manifest") -> str:
     """Returns the text that proposes the next command for a data set that was just prepared.
 
-    The proposed command trains on the data set, or prepares it again with people held out for a
-    test, or evaluates raw pixels on its list of pairs, or a network on its people. The result is ""
-    if nobody can be held out.
+    The proposed command depends on the splits (parts) of the data set:
+
+    - "train" and "test": train on the data set.
+    - "train" alone: prepare the data set again, with a quarter of the people as test people. With
+      fewer than 4 people the result is "".
+    - "test" alone, with a list of pairs: score these pairs by raw pixels.
+    - "test" alone, without a list: calibrate a network by these people (choose its thresholds for
+      "same" and "different").
 
     Args:
       options: the `Prepare` options with which the data set was prepared.

@@ -70,8 +70,9 @@ def list_photos(path: Path) -> tuple[list[Member], list[NotUsed]]:
       path: a folder, or a single photo.
 
     Returns:
-      The photos, and the images that cannot be used, with the reasons. Files that are no images are
-      in neither list.
+      (photos, not_used). `photos` contains the name and size of each photo, and a function that
+      reads it. `not_used` contains the images that cannot be used, with the reasons. Files that
+      are no images are in neither list.
 
     Raises:
       InputError: the path does not exist, or the folder contains no image.
@@ -115,17 +116,17 @@ def find_faces(
         accepts any size; its images must be aligned already.
       detector: finds the faces. It is a function from one photo, [height, width, 3] uint8, to boxes
         [n, 4], scores [n] and landmarks [n, 5, 2] of its n faces. None if the images are aligned
-        faces of that shape.
+        faces of the shape `image_shape`.
       which: which faces are used if a photo has several: "largest", "central" (nearest to the
-        centre) or "all". "one" uses no face of such a photo, and returns the photo as not used.
+        centre), "all", or "one", with which a photo with several faces is not used.
       progress: function that is called after each photo with the number of photos that are done.
 
     Returns:
-      The faces, and the photos that are not used.
+      (faces, not_used): the aligned faces, and the photos that are not used, with the reasons.
 
     Raises:
-      InputError: faces cannot be aligned to that shape (`check_alignable` tells which shapes are
-        possible), or the result of a user's detector has another form.
+      InputError: faces cannot be aligned to `image_shape` (`check_alignable` tells which shapes are
+        possible), or the user's detector does not return arrays of these shapes.
     """
     if detector is not None:
         check_alignable(image_shape)
@@ -248,7 +249,7 @@ def aligned(pixels: np.ndarray, points: np.ndarray, shape: tuple[int, int, int])
 
 
 def embed_faces(faces: Sequence[Face], network: Network) -> Features:
-    """Computes the features of faces with a network, in batches of at most 64 faces.
+    """Computes the features [faces, dim] of faces with a network, at most 64 faces at once.
 
     Raises:
       InputError: there is no face, the images differ in size, or a feature is zero or not finite.

@@ -142,8 +142,8 @@ def prepare_missing(name: str, data_dir: Path) -> None:
     """Prepares a data set if it is absent and can be prepared without the user's help.
 
     Args:
-      name: name of the data set. The only one that needs no help is "orl_faces", as the dictionary
-        `AUTOMATIC` states. For any other name nothing is done.
+      name: name of the data set. Only "orl_faces" needs no help, because a Python package
+        contains its images. For any other name nothing is done.
       data_dir: folder of prepared data sets.
     """
     from hyperface.data.datasets import find

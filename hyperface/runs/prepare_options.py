@@ -38,8 +38,8 @@ class Prepare:
     keep: Path | None = None
     """A text file with the names of the images to use, one per line. All others are left out."""
     channels: Literal[1, 3] | None = None
-    """1 stores grey images, and 3 colour images. By default 1 for orl and mnist, and 3 for all
-    others."""
+    """1 stores grey images, and 3 colour images. By default 1 for orl and mnist and for faces that
+    are aligned to 144x144 or 128x128, and 3 for all others."""
     detect: bool = False
     """Find the faces in raw photos by MTCNN, and align them. The landmarks are written into the
     data set's folder. You can edit them and pass them to --landmarks."""
@@ -48,8 +48,9 @@ class Prepare:
     preference for the centre. central: the one nearest to the centre. all: all of them, each with
     the identity of its photo."""
     landmarks: Path | None = None
-    """CSV file of five points per image (file,lex,ley,rex,rey,nx,ny,lmx,lmy,rmx,rmy), by which the
-    faces are aligned."""
+    """CSV file of five points per image, by which the faces are aligned. Its first line is
+    file,lex,ley,rex,rey,nx,ny,lmx,lmy,rmx,rmy: the image's name, then x and y of the left and right
+    eye, the nose, and the left and right corner of the mouth."""
     size: Literal["112x96", "112x112", "144x144", "128x128"] | None = None
     """Height x width of the aligned faces. 112x96 (the default) and 112x112 are the papers'
     templates. 144x144 and 128x128 are those of LightCNN, by eyes and mouth."""

@@ -41,8 +41,8 @@ class Task(NamedTuple):
     folder: Path
     """Folder DATA_DIR/NAME of the data set, in which each version of it has a folder."""
     stored: planning.Options
-    """How the images are selected and stored. If faces must be found, its field `align` is set only
-    after they were found."""
+    """How the images are selected and stored. If faces must be found first, the field `align` (the
+    function that aligns the images) is still None here, and is set when they were found."""
     detection: Detection | None
     """How faces are found; None if the source has aligned faces, or landmarks are given."""
     size: tuple[int, int]
@@ -58,7 +58,8 @@ def plan(options: Prepare) -> Task:
     No image is read, and nothing is written.
 
     Raises:
-      InputError: an option has a wrong value, or the source or a file cannot be used.
+      InputError: an option has a wrong value, the source or a file cannot be used, or faces must be
+        found for a data set whose name another data set already has.
     """
     name = _name(options)
     detection = _detection(options)

@@ -57,8 +57,8 @@ _COMMAND: ContextVar[str] = ContextVar("command", default="")
 def with_home(options: T) -> T:
     """Returns the options with "~" at the start of a value replaced by the user's home folder.
 
-    A shell does not replace "~" in quotes, after "=", and in files of variables. Texts, paths and
-    tuples of them are changed; other values stay as they are.
+    A shell does not replace "~" if it is in quotes, after "=", or in a file of environment
+    variables. Texts, paths and tuples of them are changed; other values stay as they are.
 
     Args:
       options: a dataclass of a command's options.
@@ -138,11 +138,11 @@ def run(
     - 3: the training diverged.
     - 130: the user interrupted the command.
 
-    If several processes train together, the first one that fails ends the others, which have other
-    statuses.
+    If several processes train together, the first process that fails ends the other processes. The
+    statuses of those are not from this list.
 
     Args:
-      command: the function that runs the command, given the words of the command line.
+      command: the function that runs the command. Its argument is the words of the command line.
       args: the words of the command line; by default those of this program.
       name: name of the subcommand of `hyperface`, for the command line in reports; "" for another
         program.
@@ -220,10 +220,9 @@ class Terminated(BaseException):
 def ending_in_order(status: int) -> Iterator[None]:
     """Ends the program with a chosen exit status if SIGTERM arrives, as a context manager.
 
-    During training the training loop handles SIGTERM: it finishes the step and saves a checkpoint.
-    Then the program ends with this status. At any other time the program ends at once and prints
-    one line. Outside of the main thread SIGTERM is not handled, because only the main thread gets
-    signals.
+    During training the training loop first finishes the step and saves a checkpoint. At any other
+    time the program ends at once and prints one line. In both cases the exit status is `status`.
+    Outside of the main thread SIGTERM is not handled, because only the main thread gets signals.
 
     Args:
       status: exit status of the program after SIGTERM, from --exit-on-preemption.

@@ -103,8 +103,8 @@ def train(
       workers: number of processes that read and decode images; 0 uses threads.
       on_nan: reaction to a loss that is not finite. Such a step never updates the parameters.
         "stop" saves the state before that step and raises DivergenceError. "skip" continues with
-        the next step. "rollback" returns to the last checkpoint, and leaves out all updates from
-        there to that step.
+        the next step. "rollback" returns to the newest checkpoint, and repeats the steps from there
+        to that step without updates. After 10 such steps, the next one raises DivergenceError.
 
     Returns:
       The run's folder, network and scores.

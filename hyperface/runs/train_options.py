@@ -31,7 +31,8 @@ class Train:
     on_nan: Literal["stop", "skip", "rollback"] = "stop"
     """Reaction to a loss that is not finite. Such a step never updates the parameters. stop: save
     the state before the step, and end with status 3. skip: continue with the next step. rollback:
-    return to the last checkpoint, and leave out all updates from there to that step."""
+    return to the newest checkpoint, and repeat the steps from there to that step without updates.
+    """
     profile_steps: tuple[int, int] | None = None
     """First and last step to profile. The profile is written into the run's folder, for TensorBoard
     or Perfetto."""

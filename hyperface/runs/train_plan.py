@@ -30,8 +30,9 @@ class Task(NamedTuple):
     """One experiment to train in one folder, with all settings of its training."""
 
     experiment: Experiment
-    """The experiment to train. With the experiment's field `evaluation.people_folds` there is one
-    task per group of people, whose experiment does not train on that group."""
+    """The experiment to train. If the user's experiment divides people into groups by its field
+    `evaluation.people_folds`, there is one task per group. The experiment of a task then trains on
+    the people of all other groups."""
     folder: Path
     """The run's folder."""
     data_dir: Path
@@ -56,10 +57,11 @@ class Task(NamedTuple):
 def plan(options: Train) -> list[Task]:
     """Returns the tasks of the experiment, then those of the experiments to compare it with.
 
-    The latter are named in the experiment's field `compare`. An experiment has one
-    task, or several if its field `evaluation.people_folds` divides the people into groups: then
-    there is one task per group, which trains on the people of the other groups. The data set
-    "orl_faces" is prepared if it is absent; any other data set must have been prepared.
+    The experiment's field `compare` names the experiments to compare with. Only their losses are
+    taken; all other settings are those of this experiment. An experiment has one task, or several
+    if its field `evaluation.people_folds` divides the people into groups. Then there is one task
+    per group, which trains on the people of the other groups. The data set "orl_faces" is prepared
+    if it is absent; any other data set must have been prepared.
 
     Raises:
       InputError: an experiment is not valid, a data set is missing or cannot be trained on, a

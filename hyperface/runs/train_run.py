@@ -45,11 +45,12 @@ class TrainedRun(NamedTuple):
     folder: Path
     """The run's folder, with its checkpoints, report.html and results.json."""
     network: EmbeddingNetwork
-    """The backbone and its heads, as modules without parameters."""
+    """The backbone and its heads, as flax modules without parameters. A head owns parameters of the
+    loss, such as the class weights, and computes the loss from features."""
     scores: dict[str, dict[str, float]]
-    """Method -> name of the score, such as "accuracy" -> share in [0, 1] on the test split. The
-    methods are the experiment, those it is compared with, and baselines such as "raw pixels". If
-    several processes train, only the first one has scores, and the others have {}."""
+    """Method -> name of the score, such as "accuracy" -> share in [0, 1] on the test split. A
+    method is the name of the experiment, of an experiment to compare with, or of a baseline such as
+    "raw pixels". If several processes train, only the first one has scores; the others have {}."""
 
     def embedder(self) -> Callable[[ArrayLike], jax.Array]:
         """Loads the last checkpoint and returns a function from images to features.
