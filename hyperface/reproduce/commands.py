@@ -109,9 +109,9 @@ class Command(NamedTuple):
     def is_done(self, data_dir: Path) -> bool:
         """Returns whether the command was completed already, so that it need not run again.
 
-        It was completed if its result exists, and if the result comes from the command's options,
-        from the present data and from the present network in `start`. Recorded options and digests
-        of files are compared, not file times.
+        It was completed if its result exists and comes from the same options. A training must also
+        come from the present data set and the present run in `start`, an evaluation from the
+        present run and protocol files. Recorded digests are compared, not file times.
 
         Args:
           data_dir: the folder of prepared data sets and protocol files.
@@ -373,7 +373,7 @@ def absent_files(item: Item, paper: str, context: Context) -> list[str]:
 def small_options(evaluation: str, context: Context) -> tuple[str, list[str]]:
     """Returns the options of an evaluation at small scale, and the protocol files that are absent.
 
-    A protocol is a set of pairs of images with a score, such as LFW's.
+    A protocol is a rule by which a network is scored, such as LFW's.
 
     Args:
       evaluation: name of the evaluation, a key of `small` in `published.toml`.

@@ -30,8 +30,7 @@ class Decisions(NamedTuple):
     """[pairs] id or name of the person in the second image."""
 
     def accuracy(self) -> float:
-        """Returns the accuracy in percent: that on pairs of one person and that on pairs of two
-        people, averaged."""
+        """Returns the accuracy in percent: its mean over pairs of one person and pairs of two."""
         # Of all pairs of a set only a few are of one person; unweighted, these would not count.
         same = self.first == self.second
         return float(50 * (self.right[same].mean() + self.right[~same].mean()))

@@ -38,8 +38,8 @@ def decide_all_pairs(
 ) -> Decisions:
     """Classifies each pair of images as one class or two, and returns which results are correct.
 
-    Each two different images form a pair. The threshold of the similarity has the highest accuracy:
-    the mean of the accuracy on pairs of one class and of that on pairs of two classes.
+    Every two images form a pair. The threshold of the similarity is the one with the highest
+    accuracy: the mean of the accuracies on pairs of one class and on pairs of two classes.
 
     Args:
       features: [images, dim].
