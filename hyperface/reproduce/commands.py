@@ -109,9 +109,9 @@ class Command(NamedTuple):
     def is_done(self, data_dir: Path) -> bool:
         """Returns whether the command was completed already, so that it need not run again.
 
-        It was completed if its result exists and comes from the same options. A training must also
-        come from the present data set and the present run in `start`, an evaluation from the
-        present run and protocol files. Recorded digests are compared, not file times.
+        It was completed if its result exists and comes from the same options. For a training, the
+        data set and the run in `start` must not have changed since then; for an evaluation, the
+        scored run and the protocol files. Recorded digests are compared, not file times.
 
         Args:
           data_dir: the folder of prepared data sets and protocol files.

@@ -19,7 +19,8 @@ class Decisions(NamedTuple):
     """A network's decisions about pairs of images: which of them are correct.
 
     A pair is classified as one person if its similarity reaches the threshold, and else as two
-    people. The threshold is the one with the highest accuracy.
+    people. The threshold is the one with the highest accuracy: on these pairs or, if they are
+    divided into folds (parts), on the other folds.
     """
 
     right: np.ndarray
@@ -141,8 +142,8 @@ def of_decisions(
 
     Args:
       row: the sentence, which is the name of the row.
-      better: for each seed, which pairs of images the method classifies correctly that should
-        verify better.
+      better: for each seed, the decisions of the method that should verify better: which pairs of
+        images it classifies correctly.
       than: for each seed, the other method's decisions about the same pairs.
       starts: number of independently trained networks per method. It is smaller than the number of
         seeds if runs were fine-tuned from the same network. None means the number of seeds.

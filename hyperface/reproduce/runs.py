@@ -156,7 +156,8 @@ def read_score(run: Path, where: str, protocol: str, name: str) -> Score | None:
 
     Args:
       run: folder of the run.
-      where: name of the folder in it that contains evaluation.json, such as "evaluation".
+      where: name of the folder with evaluation.json, inside the run's folder, such as
+        "evaluation".
       protocol: name of the protocol, such as "lfw". "test" reads the score on the run's own test
         people from results.json.
       name: name of the score, such as "accuracy".

@@ -37,7 +37,7 @@ class Part(NamedTuple):
     margins: dict[int, float]
     """Seed -> margin in percentage points. The margin is a difference of two scores or of two
     standard deviations. For the statement that a network fails to learn, it is 55 less the
-    network's accuracy. Empty if no seed has the scores of the comparison."""
+    network's accuracy, or infinity. Empty if no seed has the scores of the comparison."""
     least: float = 0.0
     """The smallest margin, in points, that agrees with the statement."""
     most: float = math.inf
