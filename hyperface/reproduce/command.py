@@ -98,12 +98,12 @@ def main(args: Sequence[str]) -> None:
 def run(options: Reproduce) -> None:
     """Measures the requested items, and writes the report of all items of the paper.
 
-    An item is a proposition, equation, figure or table.
+    An item is a proposition, equation, figure or table of the paper.
 
     Raises:
-      InputError: a trained run has other options or data than `published.toml` names for it; then
-        nothing was measured. Or an item or a training failed; then the report was written with all
-        other items.
+      InputError: in one of two cases. Before anything is measured: the options or the data of an
+        existing run differ from those that `published.toml`, the table of all runs, names for it.
+        After the report of all other items was written: an item or a training failed.
     """
     from hyperface.data.datasets import data_directory
     from hyperface.report.html import Page, write_page

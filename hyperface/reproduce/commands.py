@@ -55,20 +55,22 @@ class SmallScale(NamedTuple):
 
     @classmethod
     def of(cls, printed: Mapping[str, Any]) -> "SmallScale":
-        """Reads the columns at small scale of a table in `published.toml`.
+        """Returns the columns that a table of a paper gets for its runs at small scale.
 
         Args:
-          printed: the table as in `published.toml`. Its entry `small` has the fields of this class.
-            Missing fields are copied from the table's columns at the paper's scale.
+          printed: the table as in `published.toml`. Its entry "small", if there is one, has some of
+            the fields of this class. The other fields are those of the table's columns at the
+            paper's scale; "small scale: " is put before each title.
         """
         columns = [f"small scale: {name}".rstrip(": ") for name in printed.get("columns", [""])]
         whole = {"columns": columns, **{k: printed.get(k) for k in ("protocols", "figures")}}
         return cls(**{**whole, **printed.get("small", {})})
 
     def evaluations(self) -> list[str]:
-        """Returns the names of the folders, inside of each run's folder, that contain the scores.
+        """Returns the names of the folders with scores, each of which is inside a run's folder.
 
-        The scores of the run's own test people need no such folder.
+        The scores on the run's own test people are not in such a folder, because the training
+        itself writes them.
         """
         # A run scores itself by OWN_TEST at the end of training; no evaluation is needed for it.
         others = [name for name in self.protocols if name != OWN_TEST]
@@ -107,8 +109,12 @@ class Command(NamedTuple):
     def is_done(self, data_dir: Path) -> bool:
         """Returns whether the command was completed already, so that it need not run again.
 
-        Its result must come from the same options, the same data and the same network to start
-        from. These are compared by recorded options and digests, not by file times.
+        It was completed if its result exists and comes from the same options. For a training, the
+        data set and the run in `start` must not have changed since then; for an evaluation, the
+        scored run and the protocol files. Recorded digests are compared, not file times.
+
+        Args:
+          data_dir: the folder of prepared data sets and protocol files.
         """
         if not self.makes.exists():
             return False
@@ -123,10 +129,14 @@ class Command(NamedTuple):
         return started and not self.other_training(data_dir)
 
     def other_training(self, data_dir: Path) -> list[str]:
-        """Returns one sentence per difference between the trained run and this training command.
+        """Returns one sentence per difference between the run in the folder and this command.
 
-        They are differences of options, of data and of the run from which training starts. The data
-        set and that run are compared only if they exist. The trained run itself must exist.
+        The command must be a training, and its run must have been trained. Options, data and the
+        run to fine-tune (`start`) are compared. A data set or a `start` that does not exist is not
+        compared.
+
+        Args:
+          data_dir: the folder of prepared data sets.
         """
         config = json.loads((self.makes.parent / "config.json").read_text())
         experiment = self.experiment()
@@ -286,9 +296,10 @@ def small_commands(printed: Mapping[str, Any], context: Context, seed: int = 0) 
 def small_training(method: str, context: Context, seed: int = 0) -> list[Command]:
     """Returns the commands that train a method with one seed; [] if its data set is absent.
 
-    The run itself comes last, after the run from which it starts, if it is fine-tuned. A method
-    that `published.toml` marks as `shared` has a single run, from which the runs of all seeds of
-    other methods start. It is trained with seed 0, and for other seeds the result is [].
+    The last command trains the run itself. If the run is fine-tuned, the commands before it train
+    the run from which it starts. A method that `published.toml` marks as `shared` has one run for
+    all seeds: other methods start all their runs from it. This run has seed 0, and for another seed
+    the result is [].
 
     Args:
       method: name of a set of training options in `published.toml`, such as "faces-normface".
@@ -362,12 +373,15 @@ def absent_files(item: Item, paper: str, context: Context) -> list[str]:
 def small_options(evaluation: str, context: Context) -> tuple[str, list[str]]:
     """Returns the options of an evaluation at small scale, and the protocol files that are absent.
 
-    The options are those of `hyperface evaluate`, as one text. A protocol whose file is absent is
-    left out of them. If no protocol is left, the options are "".
+    A protocol is a rule by which a network is scored, such as LFW's.
 
     Args:
       evaluation: name of the evaluation, a key of `small` in `published.toml`.
       context: contains the folder of the data.
+
+    Returns:
+      (options, absent). `options` is one text for `hyperface evaluate`, without the protocols whose
+      files are absent; it is "" if no protocol is left. `absent` are the paths of absent files.
     """
     about = published()["small"][evaluation]
     words, folder = shlex.split(about["options"]), context.data_dir / "protocols"
@@ -383,9 +397,14 @@ def small_options(evaluation: str, context: Context) -> tuple[str, list[str]]:
 
 
 def absent_data(names: Iterable[str], context: Context) -> list[str]:
-    """Returns the names of those data sets that the user still has to prepare.
+    """Returns those of the given data sets that the user still has to prepare.
 
-    These are absent from the data folder, and are not prepared automatically as "orl_faces" is.
+    These data sets are absent from the data folder. A data set that a command prepares by itself,
+    such as "orl_faces", is not returned even if it is absent.
+
+    Args:
+      names: names of data sets.
+      context: contains the folder of the data.
     """
     missing = [name for name in names if find(name, context.data_dir) is None]
     return [name for name in missing if name not in AUTOMATIC]
@@ -418,27 +437,28 @@ def full_commands(printed: Mapping[str, Any], rows: Iterable[str], runs: Path) -
 
 
 def evaluation(printed: Mapping[str, Any], row: Mapping[str, Any]) -> str:
-    """Returns the name of the folder, inside a run's folder, with the row's scores at full scale.
+    """Returns the name of the folder that contains the scores of a row's run at the paper's scale.
 
-    It is the entry "evaluation" of the row or, if the row has none, of the table. If both have
-    none, the name is "evaluation".
+    The folder is inside the run's folder. Its name is the entry "evaluation" of the row or, if the
+    row has no such entry, that of the table. Without both entries the name is "evaluation".
 
     Args:
       printed: the table as in `published.toml`.
-      row: the row as in `published.toml`.
+      row: one of its rows.
     """
     return row.get("evaluation", printed.get("evaluation", EVALUATION))
 
 
 def training(method: str, runs: Path, seed: int = 0, shorter: str = "") -> list[Command]:
-    """Returns the commands that train a method.
+    """Returns the commands that train a method, a set of training options, with one seed.
 
-    If the run is fine-tuned, the commands that train the run from which it starts come first.
+    The last command trains the run itself. If the run is fine-tuned, the commands before it train
+    the run from which it starts.
 
     Args:
       method: name of a set of training options in `published.toml`, such as "faces-normface".
       runs: folder that contains the runs.
-      seed: the seed.
+      seed: the seed of the run.
       shorter: options of hyperface train that shorten the training, beginning with a space, such as
         " --steps 100"; "" for full length.
     """

@@ -16,9 +16,11 @@ from hyperface.reproduce.item import HOLDS, Entry
 
 
 class Decisions(NamedTuple):
-    """The pairs of images that a network classifies correctly as same or different person.
+    """A network's decisions about pairs of images: which of them are correct.
 
-    The similarity is compared with the threshold of the highest accuracy.
+    A pair is classified as one person if its similarity reaches the threshold, and else as two
+    people. The threshold is the one with the highest accuracy: on these pairs or, if they are
+    divided into folds (parts), on the other folds.
     """
 
     right: np.ndarray
@@ -29,7 +31,7 @@ class Decisions(NamedTuple):
     """[pairs] id or name of the person in the second image."""
 
     def accuracy(self) -> float:
-        """Returns the accuracy in percent: the mean of the accuracies of both kinds of pairs."""
+        """Returns the accuracy in percent: its mean over pairs of one person and pairs of two."""
         # Of all pairs of a set only a few are of one person; unweighted, these would not count.
         same = self.first == self.second
         return float(50 * (self.right[same].mean() + self.right[~same].mean()))
@@ -47,22 +49,22 @@ def entry(
 ) -> list[Entry]:
     """Builds the table entry of a sentence that compares scores, such as "A beats B".
 
-    The sentence may consist of several comparisons, its parts, which must all be true. The result
-    is a list with this entry, or [] if a part has no margins.
+    The sentence consists of one or more comparisons, the parts, which must all be true. The result
+    is a list with this entry. The list is empty if a part has no margin with any seed.
 
     Args:
       row: the sentence, which is the name of the row.
-      parts: for each part, seed -> margin: a difference of scores that is above zero if the part is
-        true.
+      parts: for each part, seed -> margin. A margin is a difference of scores, which is above zero
+        if the comparison is true with this seed.
       column: column of the table.
       unit: unit of the margins.
       starts: number of independently trained networks per method. It is smaller than the number of
         seeds if runs were fine-tuned from the same network. None means the number of seeds.
       judged: whether this entry decides if the sentence is true. False if another entry does, and
         this one is only shown.
-      over_people: for each part, the difference of scores with an interval from a bootstrap over
-        people and seeds. For a part with None, and if the sequence is empty, the interval is that
-        of the paired t-test over seeds.
+      over_people: for each part, the difference of scores with its confidence interval from a
+        bootstrap over people and seeds. For a part with None, the interval is computed here by the
+        paired t-test over seeds; an empty sequence means None for every part.
     """
     if not parts or not all(parts):
         return []
@@ -80,13 +82,13 @@ def entry(
 def per_seed(row: str, *parts: Sequence[float] | np.ndarray, unit: str = "points") -> list[Entry]:
     """Builds the table entry of a sentence from arrays of margins with one number per seed.
 
-    The sentence compares scores, such as "A beats B". The result is a list with this entry, or []
-    if a part has no margin.
+    The sentence consists of one or more comparisons of scores, such as "A beats B". The result is a
+    list with this entry. The list is empty if a comparison has no margin but NaN.
 
     Args:
       row: the sentence, which is the name of the row.
-      *parts: for each comparison in the sentence, [seeds] margins: differences of scores that are
-        above zero if the comparison is true. NaN for a seed that is left out.
+      *parts: for each comparison, [seeds] margins: differences of scores, which are above zero if
+        the comparison is true. NaN marks a seed that is left out.
       unit: unit of the margins.
     """
     finite = [dict(enumerate(map(float, part))) for part in parts]
@@ -133,14 +135,16 @@ def of_decisions(
     *,
     starts: int | None = None,
 ) -> Entry:
-    """Returns the table entry of a sentence that one method verifies better than another.
+    """Returns the table entry of a sentence such as "method A verifies better than method B".
 
-    The confidence interval comes from a bootstrap that resamples people and seeds.
+    The entry contains the difference of the accuracies in percentage points. Its confidence
+    interval comes from a bootstrap that resamples people and seeds.
 
     Args:
       row: the sentence, which is the name of the row.
-      better: decisions of the method that should verify better, one `Decisions` per seed.
-      than: decisions of the other method about the same pairs, one per seed.
+      better: for each seed, the decisions of the method that should verify better: which pairs of
+        images it classifies correctly.
+      than: for each seed, the other method's decisions about the same pairs.
       starts: number of independently trained networks per method. It is smaller than the number of
         seeds if runs were fine-tuned from the same network. None means the number of seeds.
     """
@@ -155,13 +159,13 @@ def of_decisions(
 def difference(
     better: Sequence[Decisions], than: Sequence[Decisions], *, starts: int | None = None
 ) -> Difference:
-    """Returns the difference of two methods' accuracies, with its confidence interval.
+    """Returns by how much the accuracy of `better` exceeds that of `than`, in percentage points.
 
-    The interval comes from a bootstrap that resamples people and seeds.
+    The result contains a confidence interval, from a bootstrap that resamples people and seeds.
 
     Args:
-      better: decisions of the first method, one `Decisions` per seed.
-      than: decisions of the second method about the same pairs, one per seed.
+      better: for each seed, which pairs of images the first method classifies correctly.
+      than: for each seed, the second method's decisions about the same pairs.
       starts: number of independently trained networks per method. It is smaller than the number of
         seeds if runs were fine-tuned from the same network. None means the number of seeds.
     """

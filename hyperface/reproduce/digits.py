@@ -182,12 +182,15 @@ def _features(experiment: Experiment, state: TrainState, context: Context) -> di
 
 
 def scale_of(context: Context, name: str, images: bool = True) -> str:
-    """Describes the runs of an experiment in words, for the report.
+    """Returns the sizes of an experiment's runs in words, for the field `scale` of an `Outcome`.
+
+    The text names the experiment, the network, and the numbers of steps, of images per step and of
+    seeds.
 
     Args:
       context: contains the number of steps and of seeds.
-      name: name of the experiment.
-      images: whether the number of images is stated too.
+      name: name of the experiment, such as "mnist-plane-softmax".
+      images: whether the text also has the number of images whose features are measured.
     """
     whole, chosen = experiments.load(name), experiment(name, context)
     steps = f"{chosen.steps:,} of {whole.steps:,} steps of {chosen.data.batch_size} images"
@@ -207,15 +210,17 @@ def per_run(runs: list[Trained], score: Callable[[Trained], float]) -> list[floa
 
 
 def compared(row: str, better: np.ndarray, than: np.ndarray) -> Entry:
-    """Returns the table entry of a sentence: some runs classify more images correctly than others.
+    """Returns the table entry of a sentence such as "A classifies more images correctly than B".
 
-    The entry's confidence interval comes from a bootstrap over images and seeds.
+    The entry contains the difference of the accuracies in percentage points. Its confidence
+    interval comes from a bootstrap over images and seeds.
 
     Args:
       row: the sentence, which is the name of the row.
-      better: [seeds, images] 1 for a correctly classified image, 0 for another one. A difference of
-        two such arrays is allowed, to compare how much two methods gain.
-      than: [seeds, images] the same for the runs that should classify fewer images correctly.
+      better: [seeds, images] for the method A that should be better: 1 for a correctly classified
+        image, and else 0. It may also be a difference of two such arrays, the gain of one method
+        over another. The sentence then compares two gains.
+      than: [seeds, images] the same for the method B.
     """
     found = difference_of_means(100.0 * better, 100.0 * than, draws=2_000)
     gains = np.mean(better, axis=1) - np.mean(than, axis=1)
@@ -224,11 +229,14 @@ def compared(row: str, better: np.ndarray, than: np.ndarray) -> Entry:
 
 
 def softmax_runs(context: Context, dim: int = 2, **term: float | str) -> list[Trained]:
-    """Returns the runs of the experiment mnist-plane-softmax, one per seed; trains missing ones.
+    """Returns the runs of the experiment mnist-plane-softmax, one per seed.
+
+    The experiment trains a network on MNIST with softmax loss and features in the plane. Runs that
+    do not exist yet are trained first.
 
     Args:
       context: contains the folders, the steps and the number of seeds.
-      dim: number of dimensions of a feature.
+      dim: number of dimensions of a feature, if it is not to be 2 (a plane).
       **term: fields of the experiment's softmax loss and their new values, such as bias=True.
     """
     chosen = experiment("mnist-plane-softmax", context, **term)
@@ -240,5 +248,12 @@ def softmax_runs(context: Context, dim: int = 2, **term: float | str) -> list[Tr
 
 
 def ring_runs(context: Context) -> list[Trained]:
-    """Returns the runs of the experiment mnist-plane-ring, one per seed; trains missing ones."""
+    """Returns the runs of the experiment mnist-plane-ring, one per seed.
+
+    The experiment trains a network on MNIST with softmax loss, Ring loss and features in the plane.
+    Runs that do not exist yet are trained first.
+
+    Args:
+      context: contains the folders, the steps and the number of seeds.
+    """
     return train_runs(experiment("mnist-plane-ring", context), "ring", context)

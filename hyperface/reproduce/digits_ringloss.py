@@ -77,9 +77,12 @@ def _norm_order(dim: int, norms: list[np.ndarray]) -> list[Entry]:
 
 
 def digit_eight(context: Context) -> Measured:
-    """Measures Ring loss, Figure 4: features of low norm vary more in angle, on test images.
+    """Measures Ring loss, Figure 4: how the angles of features vary, for low and for high norms.
 
-    The features are those of the digit 8 in the plane, under softmax loss.
+    The network is trained on MNIST with softmax loss alone, and its features lie in the plane. The
+    angle is that between a feature of digit 8 and the mean of digit 8's features. The quarter of
+    the features with the lowest norms is compared with the quarter with the highest norms, and
+    training images are compared with test images.
 
     Args:
       context: the folders and settings of `hyperface reproduce`.
@@ -155,9 +158,10 @@ def _norm_spread(run: Trained, split: str) -> float:
 
 
 def class_norms(context: Context) -> Measured:
-    """Measures Ring loss, Figure 5: norm ratio and accuracy of each class, with and without it.
+    """Measures Ring loss, Figure 5: norm ratio and accuracy of each digit of MNIST.
 
-    The norm ratio is the mean norm of a class' features, divided by that of all features.
+    The norm ratio of a digit is the mean norm of its features, divided by the mean norm of all
+    features. A network with softmax loss alone is compared with one that has Ring loss too.
 
     Args:
       context: the folders and settings of `hyperface reproduce`.

@@ -36,10 +36,10 @@ SIMILARITIES = ("Inner-Product", "Euclidean")
 def decide_all_pairs(
     features: np.ndarray, labels: np.ndarray, similarity: str, *, normalized: bool
 ) -> Decisions:
-    """Classifies all pairs of images as same or different, and tells which results are correct.
+    """Classifies each pair of images as one class or two, and returns which results are correct.
 
-    The threshold is the one with the highest mean of the accuracy on same pairs and of that on
-    different pairs.
+    Every two images form a pair. The threshold of the similarity is the one with the highest
+    accuracy: the mean of the accuracies on pairs of one class and on pairs of two classes.
 
     Args:
       features: [images, dim].
@@ -68,12 +68,13 @@ def decide_all_pairs(
 def decide_list(
     named: NamedFeatures, pairs: PairList, similarity: str, *, normalized: bool
 ) -> Decisions:
-    """Classifies the pairs of a list as same or different, and tells which results are correct.
+    """Classifies the pairs of a list as one person or two, and returns which results are correct.
 
-    The list is divided into folds. The threshold for a fold is the best one on the other folds.
+    The list is divided into folds (parts). The threshold for the pairs of a fold is the one with
+    the highest accuracy on the other folds.
 
     Args:
-      named: features of the list's images. Their names are "person/file".
+      named: features of the list's images, with the name of each image, "person/file".
       pairs: the list, such as LFW's, with the names of both images and the fold of each pair.
       similarity: "Inner-Product" or "Euclidean" (minus the distance).
       normalized: whether features are scaled to unit length first.
@@ -165,9 +166,10 @@ def _before_and_after(
 
 
 def mirror(context: Context) -> Measured:
-    """Measures NormFace, 5.1: whether adding the features of the mirror image verifies better.
+    """Measures NormFace, 5.1: whether the mirror image of a face helps to verify it.
 
-    The sum is compared with the feature of the image alone and with both features concatenated.
+    Three features of an image are compared: its own, its own plus that of its mirror image, and
+    both concatenated.
 
     Args:
       context: the folders and settings of `hyperface reproduce`.

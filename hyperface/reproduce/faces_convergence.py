@@ -41,7 +41,7 @@ class Trained(NamedTuple):
     metrics: Sequence[Mapping[str, float]]
     """One dictionary per logged step: name of the metric, such as "softmax" -> its value."""
     accuracy: float
-    """Verification accuracy on its test people, in percent."""
+    """Verification accuracy in percent, on the run's test people, who are not trained on."""
 
     def loss(self) -> float:
         """Returns the final softmax loss in nats, as the mean of the last five logged values."""
@@ -54,10 +54,11 @@ class Trained(NamedTuple):
 
 
 def convergence(context: Context) -> Measured:
-    """Measures the cosine softmax on thousands of people (NormFace, 3.3).
+    """Measures how far the loss of a cosine softmax falls on thousands of people (NormFace, 3.3).
 
-    For each scale and learning rate these are the final loss, its lower bound by NormFace's
-    Proposition 2, and the verification accuracy. Without a scale the bound keeps the loss high.
+    Networks are trained with several scales and learning rates. For each of them the final loss,
+    the loss' lower bound by NormFace's Proposition 2 and the verification accuracy are measured.
+    Without a scale the bound keeps the loss high.
 
     Args:
       context: the folders and settings of `hyperface reproduce`.

@@ -30,7 +30,8 @@ class MirroredFeatures(NamedTuple):
     """Features of images and of their mirror images."""
 
     features: np.ndarray
-    """[images, 2, dim] float32, un-normalised: at 0 the image's own, at 1 its mirror image's."""
+    """[images, 2, dim] float32, un-normalised. [:, 0] are the features of the images, and [:, 1]
+    those of their mirror images."""
     labels: np.ndarray
     """[images] int32, the person of each image."""
 
@@ -41,12 +42,12 @@ def embed(
     context: Context,
     change: Callable[[np.ndarray], np.ndarray] | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Returns the features [images, dim] and the labels [images] of a split.
+    """Computes the features [images, dim] of images; returns them with the labels [images].
 
-    They are computed at each call, with a progress bar.
+    Nothing is stored in a file. A progress bar is shown.
 
     Args:
-      split: the images.
+      split: the images and their labels: a part of a data set, such as its test images.
       network: function from images [batch, height, width, channels], scaled by (pixel - 127.5) /
         128, to their features [batch, dim] and the norms of these [batch].
       context: not used.
@@ -69,13 +70,14 @@ def embed(
 
 
 def write(path: Path, arrays: Callable[[], dict[str, np.ndarray]]) -> None:
-    """Writes arrays into an .npz file, unless the file exists.
+    """Computes arrays and writes them into an .npz file, unless the file exists.
 
-    Its folder is locked, so that two commands do not compute the same arrays at the same time.
+    The folder is locked, so that two commands do not compute the same arrays at the same time.
 
     Args:
       path: the file.
-      arrays: function that computes the arrays by name. It is called only if the file is absent.
+      arrays: function that computes the arrays and returns name -> array. It is called only if the
+        file is absent.
 
     Raises:
       InputError: another process has locked the folder, or the file cannot be written.
@@ -90,10 +92,10 @@ def write(path: Path, arrays: Callable[[], dict[str, np.ndarray]]) -> None:
 def features(
     run: Path, context: Context, splits: Sequence[str] = SPLITS
 ) -> dict[str, MirroredFeatures]:
-    """Returns split -> the features of the images that a run was trained or tested on.
+    """Returns the features of the images that a run was trained and tested on, by split.
 
-    The features are computed at the first call and stored in a file. They are computed again if the
-    run, the data or the code has changed.
+    The features are computed at the first call, and stored in one file per split. They are computed
+    again if the run, the data or the code has changed.
 
     Args:
       run: folder of the run.
@@ -123,8 +125,8 @@ def named_features(
 ) -> NamedFeatures:
     """Returns the features that a run computes for some images of a data set's test split.
 
-    They are features of the images alone, without mirror images. They are computed at the first
-    call and stored in a file, until the run, the data or the code has changed.
+    Mirror images are not used. The features are computed at the first call, and stored in a file.
+    They are computed again if the run, the data or the code has changed.
 
     Args:
       run: folder of the run.

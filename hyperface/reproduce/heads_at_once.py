@@ -34,9 +34,10 @@ xavier = jax.nn.initializers.glorot_uniform()
 
 
 class Setting(NamedTuple):
-    """The hyper-parameters of the objective: a weighted sum of four losses.
+    """The hyper-parameters of one training, whose objective is a weighted sum of four losses.
 
-    Each field is a number. The compiled program passes arrays with one number per setting.
+    Each field is a number. Inside of `train`, which trains many settings at once, a `Setting` may
+    have arrays [settings] as fields.
     """
 
     softmax: Number = 1.0
@@ -62,8 +63,9 @@ class Carry(NamedTuple):
     """The training state of one head, which each step passes to the next."""
 
     params: Params
-    """Parameters by name: "inner", "inner_bias", "slope", "outer", "outer_bias", "agents" (class
-    weights) and "radius" (of Ring loss)."""
+    """Parameters by name. Those of the head's layers are "inner" [input dim, hidden], "inner_bias"
+    [1, hidden], "slope" [1, hidden], "outer" [hidden, dim] and "outer_bias" [1, dim]. Those of the
+    losses are "agents" [classes, dim] (class weights) and "radius", Ring loss' scalar R."""
     centers: jax.Array
     """[classes, dim] centers of center loss, which have an update rule of their own."""
     opt_state: optax.OptState
@@ -183,7 +185,7 @@ def some_steps(
 def objective(
     params: Params, centers: jax.Array, setting: Setting, batch: jax.Array, labels: jax.Array
 ) -> jax.Array:
-    """Returns the weighted sum of four losses, averaged over a batch.
+    """Returns the weighted sum of four losses, averaged over a batch, a scalar.
 
     The losses are softmax, Ring loss, center loss and C-contrastive, and `setting` contains their
     weights.

@@ -36,7 +36,7 @@ class Item(NamedTuple):
     name: str
     """Name of the item on the command line, such as "figure-5"."""
     place: str
-    """Place in the paper, such as "Figure 5" or "3.3"."""
+    """Place in the paper: "Figure 5", or "3.3" for a section."""
     title: str
     measure: str
     """The function that measures the item, as MODULE.FUNCTION of this package. It is "runs" for a
@@ -54,8 +54,9 @@ class Item(NamedTuple):
     """Whether our measurement differs in kind from the paper's: on other data, or with small heads
     on fixed features instead of whole networks."""
     statements: Callable[[Scores], Statements] | None = None
-    """For a table of trained runs, a function from the scores of one column to the comparisons that
-    test the paper's sentences about the table. None if there is no such sentence."""
+    """Function for a table of trained runs. It gets the scores in one column, and returns for each
+    sentence of the paper about the table the comparisons of scores that test the sentence. None if
+    there is no such sentence."""
 
 
 @dataclass(frozen=True)
@@ -135,8 +136,8 @@ class Outcome:
     unjudged: dict[str, str] = field(default_factory=dict)
     """Sentence of the paper that gets no verdict here -> the reason."""
     notes: dict[str, str] = field(default_factory=dict)
-    """Name of a row -> the runs behind its values at small scale, such as "faces-normface, 3
-    seeds"."""
+    """Name of a row -> the runs from which its values at small scale (on smaller data) come, such
+    as "faces-normface, 3 seeds"."""
     methods: dict[str, str] = field(default_factory=dict)
     """Method (a named set of training options) -> its options, its data and its number of steps, in
     words."""
@@ -239,7 +240,7 @@ def to_record(outcome: Outcome) -> dict[str, Any]:
 
 
 def from_record(record: Mapping[str, Any]) -> Outcome:
-    """Converts the record of `to_record` back to an outcome; other keys are ignored."""
+    """Converts a dictionary that `to_record` returned back to an outcome; ignores unknown keys."""
     known = {f.name for f in dataclasses.fields(Outcome)}
     fields: dict[str, Any] = {name: value for name, value in record.items() if name in known}
     fields["entries"] = [_entry(entry) for entry in record["entries"]]

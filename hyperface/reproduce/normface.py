@@ -23,15 +23,15 @@ NORMALIZED = (
 def table_2(scores: Scores) -> Statements:
     """Returns the comparisons that test the sentences about NormFace's Table 2 and in section 5.2.
 
-    The scores are accuracies on LFW's 6,000 pairs.
-
-    Most runs were fine-tuned, as in the paper. Some were trained from random weights.
+    The paper's scores are accuracies on LFW's 6,000 pairs. Most networks were fine-tuned, as in the
+    paper. Some were trained from random weights.
 
     Args:
       scores: the scores in one column of the table: name of the row -> seed -> score.
 
     Returns:
-      Sentence of the paper -> its comparisons of scores. It is true if all of them are true.
+      Sentence of the paper -> its comparisons of scores. The sentence is true if all its
+      comparisons are true.
     """
     above, scratch = scores.above, f"{FEATURES}, from random weights"
     return {
@@ -81,7 +81,8 @@ def figure_8(scores: Scores) -> Statements:
       scores: the scores in one column of the table: name of the row -> seed -> score.
 
     Returns:
-      Sentence of the paper -> its comparisons of scores. It is true if all of them are true.
+      Sentence of the paper -> its comparisons of scores. The sentence is true if all its
+      comparisons are true.
     """
     weights = ("0.001", "0.01", "0.1", "1")
     center, c_contrastive = (
@@ -95,13 +96,16 @@ def figure_8(scores: Scores) -> Statements:
 
 
 def table_3(scores: Scores) -> Statements:
-    """Returns the comparisons that test sentences about NormFace's Table 3: LFW by BLUFR.
+    """Returns the comparisons that test sentences about NormFace's Table 3.
+
+    The table has scores on LFW by the protocol BLUFR, which compares all pairs of images.
 
     Args:
       scores: the scores in one column of the table: name of the row -> seed -> score.
 
     Returns:
-      Sentence of the paper -> its comparisons of scores. It is true if all of them are true.
+      Sentence of the paper -> its comparisons of scores. The sentence is true if all its
+      comparisons are true.
     """
     center, both = f"ResNet, {CENTER}", f"ResNet, {BOTH}"
     maxout = [f"MaxOut, {BOTH}", f"MaxOut, {C_CONTRASTIVE}"]
@@ -121,13 +125,16 @@ def table_3(scores: Scores) -> Statements:
 
 
 def table_4(scores: Scores) -> Statements:
-    """Returns the comparisons that test sentences about NormFace's Table 4: Wu's network on LFW.
+    """Returns the comparisons that test sentences about NormFace's Table 4.
+
+    The table has accuracies on LFW of the network of Wu et al., with and without normalisation.
 
     Args:
       scores: the scores in one column of the table: name of the row -> seed -> score.
 
     Returns:
-      Sentence of the paper -> its comparisons of scores. It is true if all of them are true.
+      Sentence of the paper -> its comparisons of scores. The sentence is true if all its
+      comparisons are true.
     """
     # Wu's own score is without mirror images, and not comparable with the normalised rows (5.2).
     mirror = "softmax + mirror, not normalised"
@@ -140,13 +147,16 @@ def table_4(scores: Scores) -> Statements:
 
 
 def table_5(scores: Scores) -> Statements:
-    """Returns the comparisons that test sentences about NormFace's Table 5 and Figure 9 (YTF).
+    """Returns the comparisons that test sentences about NormFace's Table 5 and Figure 9.
+
+    Both are about pairs of videos of the data set YouTube Faces (YTF).
 
     Args:
       scores: the scores in one column of the table: name of the row -> seed -> score.
 
     Returns:
-      Sentence of the paper -> its comparisons of scores. It is true if all of them are true.
+      Sentence of the paper -> its comparisons of scores. The sentence is true if all its
+      comparisons are true.
     """
     above = scores.above
     histograms = {

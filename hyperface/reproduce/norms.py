@@ -90,8 +90,10 @@ def measure(run: Path, context: Context) -> dict[float, NormQuality]:
 def of_all_pairs(features: np.ndarray, labels: np.ndarray) -> NormQuality:
     """Measures how well feature norms indicate image quality, over all pairs of the given images.
 
-    Quality is judged by errors of verification: how the share of refused pairs of one person falls
-    when the pairs with the lowest norms are left out.
+    A genuine pair (two images of one person) is refused if its similarity is below the threshold at
+    which 1 % of the pairs of two people are accepted. The norm of a pair is the smaller norm of its
+    two images. If norms indicate quality, the share of refused genuine pairs falls when the pairs
+    of lowest norm are left out.
 
     Args:
       features: [images, dim], not normalised.

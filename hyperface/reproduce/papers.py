@@ -25,10 +25,11 @@ def published() -> dict[str, Any]:
     """Returns the content of `published.toml` as a dictionary with these keys:
 
     - "items": paper -> name of the item (figure, table, ...) -> the fields of its `Item`.
-    - "normface" and "ringloss": name of the item -> its printed values, in a list "rows", and the
-      settings of its table.
-    - "methods": name of a run -> {"train": options of hyperface train}, and "start", the name of
-      the run that is fine-tuned, if there is one.
+    - "normface" and "ringloss", the papers: name of the item -> a table. The table's "rows" have
+      the printed values; its other entries are settings of the measurement.
+    - "methods": name of a method (a set of training options) -> its entries. "train" has the
+      options of hyperface train. A fine-tuned method also has "start", the name of the method whose
+      run it starts from. "shared" is True for a method with only one run, whatever the seed.
     - "small": name of an evaluation on small data sets -> its options, data set and protocol file.
     - "data": name of a data set -> what it is, and the command that prepares it.
     """
@@ -45,9 +46,13 @@ def function(name: str) -> Callable[..., Any]:
 def measurement(item: Item) -> Callable[[Context], Measured]:
     """Imports and returns the function that measures an item.
 
-    Its argument is the folders and settings of `hyperface reproduce`. It returns an `Outcome`,
-    which contains the measured values, and a dictionary caption -> figure. An item with the measure
-    "runs", a table of trained runs, has no such function: `runs.read` reads its scores.
+    The function gets the folders and settings of `hyperface reproduce`, and returns (outcome,
+    figures). `outcome` contains the measured values, and `figures` is a dictionary caption ->
+    figure.
+
+    Args:
+      item: a figure, equation, ... of a paper, but no table of trained runs (`measure` "runs"). The
+        scores of such a table are read by `runs.read` instead.
     """
     return function(item.measure)
 

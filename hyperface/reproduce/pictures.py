@@ -81,15 +81,17 @@ def draw(printed: Mapping[str, Any], context: Context) -> dict[str, Figure]:
 
     The entry `draw` of the table in `published.toml` has a key for each kind of figure:
 
-    - "curves": ROC curves of all rows, one figure per protocol. The value of the key is the
-      protocol for runs at small scale (on smaller data), of which the lowest seed is drawn.
-    - "sweep": scores and ROC curves of every column, for images of reduced size.
-    - "weights": accuracies against the weight of a loss term.
-    - "histograms": similarities within pairs of videos, one figure per row. The value of the key is
+    - "curves": ROC curves of all rows, one figure per protocol. The value of the key is the name of
       the protocol for runs at small scale.
+    - "sweep": scores and ROC curves of every column, where each column has test images of another
+      size.
+    - "weights": accuracies against the weight of one of the losses.
+    - "histograms": similarities of the frames of two videos, one figure per row. The value of the
+      key is the name of the protocol for runs at small scale.
 
-    Figures of runs at the paper's scale come first, then those of runs at small scale. A figure for
-    which no run has scores is left out.
+    Figures of runs at the paper's scale come first, then those of runs at small scale (on smaller
+    data). A figure for which no run has scores is left out. Curves and histograms at small scale
+    are those of the lowest seed.
 
     Args:
       printed: the table as in `published.toml`.

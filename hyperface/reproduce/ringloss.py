@@ -27,7 +27,8 @@ def tables(scores: Scores) -> Statements:
       scores: the scores in one column of a table: name of the row -> seed -> score.
 
     Returns:
-      Sentence of the paper -> its comparisons of scores. It is true if all of them are true.
+      Sentence of the paper -> its comparisons of scores. The sentence is true if all its
+      comparisons are true.
     """
     above, over_lambda = scores.above, list(SM_RING.values())
     # Without alpha = 50, at which training exploded in the paper: its tables have no such scores.
@@ -82,16 +83,17 @@ def tables(scores: Scores) -> Statements:
 
 
 def figure_8(scores: Scores) -> Statements:
-    """Returns the comparisons that test the paper's sentences about low resolution (Ring loss).
+    """Returns the comparisons that test sentences about Ring loss, Experiment 6 and Figure 8.
 
-    They are those of Experiment 6 and Figure 8. The table has one column per factor by which the
-    area of the test images was reduced, and one row per loss.
+    The experiment is about test images of low resolution. The table has one column per factor by
+    which the area of the test images was reduced, and one row per loss.
 
     Args:
       scores: the scores in one column of the table: name of the row -> seed -> score.
 
     Returns:
-      Sentence of the paper -> its comparisons of scores. It is true if all of them are true.
+      Sentence of the paper -> its comparisons of scores. The sentence is true if all its
+      comparisons are true.
     """
     above, ring, l2 = scores.above, SM_RING["0.01"], L2[30]
     # Some statements are about one factor. All are computed for each column; the entry `primary` in

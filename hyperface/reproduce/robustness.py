@@ -63,15 +63,16 @@ class Scores(NamedTuple):
     deviation: np.ndarray
     """[seeds] standard deviation of the test features' norms, divided by their mean."""
     decisions: tuple[Decisions, ...] = ()
-    """For each seed that did not diverge, the pairs of images that were classified correctly as
-    same or different person."""
+    """For each seed that did not diverge, whether each pair of test images was classified correctly
+    as one person or two."""
 
 
 def ring(context: Context) -> Measured:
     """Measures how verification scores vary with lambda, with alpha and with center loss' weight.
 
     lambda is the weight of Ring loss, and alpha the feature norm of l2-constrained softmax. Small
-    heads are trained on the fixed features of a run, because whole networks would take days.
+    heads (networks of two layers) are trained on the fixed features of a run, because whole
+    networks would take days.
 
     Args:
       context: the folders and settings of `hyperface reproduce`.
@@ -109,10 +110,11 @@ def ring(context: Context) -> Measured:
 
 
 def weights(context: Context) -> Measured:
-    """Measures NormFace, Figure 8: how scores vary with the weight of a loss beside softmax.
+    """Measures NormFace, Figure 8: how scores vary with the weight of a loss added to softmax.
 
-    That loss is C-contrastive loss with margin 1, or center loss, which is C-contrastive loss with
-    margin 0 as in NormFace's Table 2. Small heads are trained on the fixed features of a run.
+    The added loss is C-contrastive loss with margin 1, or center loss. Center loss is implemented
+    as C-contrastive loss with margin 0, as in NormFace's Table 2. Small heads (networks of two
+    layers) are trained on the fixed features of a run.
 
     Args:
       context: the folders and settings of `hyperface reproduce`.

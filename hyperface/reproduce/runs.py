@@ -44,8 +44,8 @@ class Score(NamedTuple):
 
     value: float
     spread: float | None = None
-    """Its standard deviation or standard error in percent, if the protocol reports one; else
-    None."""
+    """Standard deviation or standard error of the score in percent; None if the protocol reports
+    neither."""
     over: str = ""
     """The name of the things over which the spread is computed, such as "folds"; "" without a
     spread."""
@@ -63,13 +63,14 @@ def read(item: Item, printed: Mapping[str, Any], context: Context) -> Outcome:
     trained here.
 
     Args:
-      item: the table. Its field `statements` is the function that returns the comparisons by which
-        the statements are tested.
+      item: the table. The function in its field `statements` returns for each statement the
+        comparisons of scores that test it.
       printed: the table as in `published.toml`.
       context: contains the folder of runs.
 
     Returns:
-      The scores and tested statements, and the reason for each row without a score.
+      An `Outcome`, with the scores, the tested statements, and the reason for each row without a
+      score.
     """
     runs = context.runs
     full, small = full_scores(printed, runs), small_scores(printed, runs)
@@ -108,9 +109,9 @@ def _full_cells(printed: Mapping[str, Any]) -> Iterator[tuple[Mapping[str, Any],
 
 
 def full_scores(printed: Mapping[str, Any], runs: Path) -> dict[Cell, Score]:
-    """Reads the scores of a table's runs of full size, with the paper's data and networks.
+    """Reads the scores of a table's runs at the paper's scale, with its data and networks.
 
-    Other runs are of small scale, with fewer people. Each row of the table names its run.
+    Runs at small scale, on smaller data, are not read. Each row of the table names its run.
 
     Args:
       printed: the table as in `published.toml`.
@@ -151,17 +152,19 @@ def small_scores(printed: Mapping[str, Any], runs: Path) -> dict[Cell, dict[int,
 
 
 def read_score(run: Path, where: str, protocol: str, name: str) -> Score | None:
-    """Reads a score of a run with its spread.
+    """Reads a score of a run, with its standard deviation or standard error if it has one.
 
     Args:
       run: folder of the run.
-      where: name of the folder in it that contains evaluation.json, such as "evaluation".
+      where: name of the folder with evaluation.json, inside the run's folder, such as
+        "evaluation".
       protocol: name of the protocol, such as "lfw". "test" reads the score on the run's own test
         people from results.json.
       name: name of the score, such as "accuracy".
 
     Returns:
-      The score; None if there is none, or if the run was trained again since it was evaluated.
+      The score in percent; None if there is none, or if the run was trained again since it was
+      evaluated.
     """
     if protocol == OWN_TEST:
         return _own_score(run, name)

@@ -39,7 +39,7 @@ class Running(NamedTuple):
     command: Command
     process: subprocess.Popen
     began: float
-    """Time of its start, by `time.monotonic`."""
+    """Time at which the process started, in seconds of `time.monotonic`."""
 
 
 Slots = list[Running | None]

@@ -78,7 +78,7 @@ class SmallFaces:
     celeba: tyro.conf.Positional[Path]
     """Zip archive of CelebA people, with files PERSON/IMAGE.jpg."""
     cfp: tyro.conf.Positional[Path]
-    """Zip archive of CFP, with files PERSON/KIND/IMAGE.jpg."""
+    """Zip archive of CFP, with files PERSON/KIND/IMAGE.jpg, where KIND is frontal or profile."""
     overlap: tyro.conf.Positional[Path]
     """CSV table of the people of CFP who are also in LFW, with the columns dataset ("cfp") and
     id."""
@@ -90,9 +90,10 @@ class SmallFaces:
     least: int = 1
     """Smallest number of images per person. People with fewer images are left out."""
     pairs: Path | None = None
-    """File to write with pairs of images, for a verification protocol. They show the last 60 people
-    of CFP, who are not to be trained on. Each fold has a tenth of these people. Within a fold,
-    every frontal image is paired with every profile image. By default no file is written."""
+    """File to write with pairs of images, for a verification protocol. The images show the last 60
+    people of CFP, who are not to be trained on. The pairs form ten folds (parts), each with a tenth
+    of these people. Within a fold, every frontal image is paired with every profile image. By
+    default no file is written."""
 
 
 def main(args: Sequence[str]) -> None:

@@ -36,8 +36,8 @@ class Part(NamedTuple):
 
     margins: dict[int, float]
     """Seed -> margin in percentage points. The margin is a difference of two scores or of two
-    standard deviations, or the number by which the function `failure` says that a network failed to
-    learn. Empty if no seed has the scores of the comparison."""
+    standard deviations. For the statement that a network fails to learn, it is 55 less the
+    network's accuracy, or infinity. Empty if no seed has the scores of the comparison."""
     least: float = 0.0
     """The smallest margin, in points, that agrees with the statement."""
     most: float = math.inf
@@ -49,9 +49,9 @@ class Part(NamedTuple):
     def is_as_printed(self) -> bool:
         """Returns whether the comparison is true for the scores that the paper prints.
 
-        It is true if the difference of the printed scores, rounded to one decimal, is in [`least`,
-        `most`]. If `most` is infinite, the unrounded difference must be above `least`. `margins`
-        must have exactly one element, which is that difference.
+        The printed scores have no seeds, so `margins` must have exactly one element: the difference
+        of two printed scores. The comparison is true if this difference, rounded to one decimal, is
+        in [`least`, `most`]. If `most` is infinite, the unrounded difference must be above `least`.
         """
         # The printed scores of a column count as those of one seed.
         (margin,) = self.margins.values()
@@ -71,8 +71,8 @@ class Scores(NamedTuple):
     rows: Mapping[str, BySeed]
     """Name of the row -> seed -> score in percent; -infinity for a run that diverged."""
     failures: Mapping[str, BySeed] = {}
-    """Name of the row -> seed -> the result of `failure`: a number of points that is above zero if
-    the network failed to learn."""
+    """Name of the row -> seed -> a number that is above zero if the network failed to learn. It is
+    55 less the accuracy in percent, or infinity if the feature norms exploded or vanished."""
 
     def above(
         self, high: Names, low: Names, *, least: float = 0.0, most: float = math.inf
@@ -110,9 +110,12 @@ class Scores(NamedTuple):
     def fails(self, row: str) -> list[Part]:
         """Returns the comparison of a statement: the networks of a row fail to learn.
 
-        A network fails if it diverges, or if it verifies hardly better than a guess. The result is
-        a list with one comparison, whose margins are the numbers of this row in the field
-        `failures`.
+        A network fails if it diverges, or if it verifies hardly better than a guess (below 55 %).
+        The result is a list with one comparison. Its margins are those of the row in `failures`:
+        one number per seed, which is above zero if the network failed.
+
+        Args:
+          row: name of the row.
         """
         return [Part(dict(self.failures.get(row, {})))]
 

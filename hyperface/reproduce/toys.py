@@ -160,11 +160,11 @@ def _arrows_to_agents(
 def margins(context: Context) -> Measured:
     """Measures NormFace, Figure 7: which features the contrastive and triplet losses push.
 
-    A loss pushes a feature if its gradient to this feature is not zero. The contrastive and the
-    triplet loss compare two features, and push those that are near the other class. C-contrastive
-    and C-triplet loss compare a feature with agents (class weights). At the same margin they do not
-    push some of these features. The measured value is how many of these they push at twice the
-    margin.
+    A loss pushes a feature if its gradient with respect to this feature is not zero. The
+    contrastive and the triplet loss compare features with each other, and push the features near
+    the other class. C-contrastive and C-triplet loss compare features with agents (class weights),
+    and at the same margin miss some of the features near the other class. The measured values are
+    the shares of features that are pushed at a margin, and by agents also at twice the margin.
 
     Args:
       context: not used, because no data and no run is needed.

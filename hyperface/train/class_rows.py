@@ -85,9 +85,10 @@ def sample(
         all agents, and all devices draw the same classes.
 
     Returns:
-      A `losses.Sample`, or None. `rows` are the rows of the drawn classes in this device's agents,
-      `present` is False for rows that are not used, and `labels` has, for each of this device's
-      examples, the place of the example's class in the sample.
+      A `losses.Sample`, a list of drawn classes, or None. Its field `rows` [size] has the row of
+      each drawn class in this device's agents. `present` [size] is False for a row that is not
+      used. `labels` [batch] has, for each of this device's examples, the index of the example's
+      class in the list.
     """
     if loss.sample_rate == 1:
         return None

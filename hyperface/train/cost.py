@@ -49,8 +49,9 @@ class Sizes(NamedTuple):
     """Largest size of the similarities [batch, classes] that the loss stores for its backward
     pass."""
     agents_in_sweep: int = 0
-    """The part of `class_params` that the backward scan updates, without storing its gradient. 0 if
-    the optimiser updates all parameters after the scan."""
+    """The part of `class_params` that is updated inside of the backward scan, the loop over blocks
+    of classes that computes the gradient. This part's gradient is never stored as a whole. 0 if the
+    optimiser updates all parameters after the scan."""
 
 
 class Memory(NamedTuple):
@@ -128,11 +129,11 @@ def memory_estimate(sizes: Sizes, num_devices: int, *, shard_agents: bool) -> Me
 
 
 def devices_that_do(sizes: Sizes, limit: int) -> int | None:
-    """Returns the smallest number of devices that can train a run with split agents.
+    """Returns the smallest number of devices whose memory is enough to train with split agents.
 
-    With split agents (class weights) each device has only a part of the rows. Only numbers of
-    devices that divide the batch size, and that are not larger than the number of classes, are
-    tried. If none of these is enough, the result is None.
+    With split agents (class weights) each device has only a part of the rows. A number of devices
+    is possible if it divides the batch size and is at most the number of classes. The result is
+    None if no possible number is enough.
 
     Args:
       sizes: the sizes of the run.
@@ -259,7 +260,8 @@ class Traffic(NamedTuple):
     backbone: int
     """For the sum over devices of the gradients of the backbone."""
     agents: int
-    """For the sum over devices of the gradients of the agents; 0 if agents are split."""
+    """For the sum over devices of the gradients of the agents (class weights); 0 if each device has
+    only a part of the agents (split agents)."""
     features: int
     """For gathering the features, for fetching the agents of the examples' own classes, and for
     returning the gradient of the features; 0 if agents are not split."""

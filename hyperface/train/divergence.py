@@ -61,7 +61,8 @@ class Divergences:
         Args:
           step: number of the step.
           metrics: name -> value, the metrics of the step.
-          nonfinite: names of the groups of parameters that are not finite, for the message.
+          nonfinite: text for the message: the groups of parameters (such as "backbone.kernels")
+            that are not finite; "" if they are not known.
 
         Raises:
           DivergenceError: a metric is not finite, and the run does not skip the step. The run skips
@@ -81,12 +82,13 @@ class Divergences:
     def rolls_back(self, error: DivergenceError, saved: int) -> bool:
         """Returns whether the run goes back to its newest checkpoint after a bad step.
 
-        If `on_nan` is "rollback", the run goes back. If it is "skip", the run goes back only if the
-        state before the update is lost. If it is "stop", or after more than `MAX_LEFT_OUT` (10) bad
-        steps, the result is False.
+        With `on_nan` "rollback" the run goes back, and with "stop" it does not. With "skip" it goes
+        back only if the state before the update is lost. After more than `MAX_LEFT_OUT` (10) bad
+        steps the result is always False.
 
-        A run that goes back repeats the steps since the checkpoint. This method adds the numbers of
-        those steps whose updates must then be left out to the attribute `left_out`.
+        A run that goes back repeats the steps since the checkpoint, some of them without an update.
+        This method adds the numbers of these steps to the attribute `left_out`: with "rollback" all
+        steps from the checkpoint to the bad step, with "skip" only the bad step.
 
         Args:
           error: the error of the step.
@@ -111,17 +113,18 @@ class Divergences:
 
 
 def check_finite(step: int, metrics: dict[str, float], nonfinite: str = "") -> None:
-    """Raises an error if a metric is not finite.
+    """Raises an error if a metric of a step is not finite.
 
     Args:
       step: number of the optimiser step, for the message.
-      metrics: name -> value. "gradient_norm", "loss" and "parameter_norm" follow from the others;
-        they are named only if all others are finite.
-      nonfinite: names of the groups of parameters that are not finite, as `nonfinite_names` returns
-        them, for the message; "" if they are not known.
+      metrics: name -> value. "gradient_norm", "loss" and "parameter_norm" follow from the other
+        metrics. The message names them only if all other metrics are finite.
+      nonfinite: text for the message: the groups of parameters (such as "backbone.kernels") that
+        are not finite, as `nonfinite_names` returns it; "" if they are not known.
 
     Raises:
-      DivergenceError: a metric is not finite. The message names the step, the terms and the groups.
+      DivergenceError: a metric is not finite. The message names the step, the metrics and the
+        groups.
     """
     bad = [name for name, value in metrics.items() if not math.isfinite(value)]
     if not bad:

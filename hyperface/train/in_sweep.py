@@ -86,17 +86,18 @@ def put(state: TrainState, tree: Any, leaves: Leaves) -> Any:
 def updates_of(
     state: TrainState, opt_state: Any, velocities: Leaves, divisor: jax.Array
 ) -> dict[str, AgentUpdate]:
-    """Returns a dict: name of a head -> the rule and the state by which its agents are updated.
+    """Returns what the backward scan needs to update the agents (class weights) of each head.
 
-    The backward scan (the loop over blocks of classes that computes the gradient) updates the
-    agents (class weights) by them. The result is {} if the backward scan updates no agents.
+    The backward scan is the loop over blocks of classes that computes the gradient. The result is a
+    dict: name of a head -> the function that updates a block of its agents, and the `AgentState`
+    with the momentum. It is {} if the backward scan updates no agents.
 
     Args:
       state: the state of the run.
       opt_state: the state of the whole optimiser, which contains the number of updates so far, on
         which the learning rate depends.
-      velocities: name of the head -> momentum of the agents that take part in this step: with
-        sampled classes, only those of the sample.
+      velocities: name of the head -> momentum [classes, dim] of the agents that take part in this
+        step. If classes are sampled, these are the agents of the sample.
       divisor: number of examples of the whole batch, by which the summed gradient is divided.
     """
     if state.agents_optimizer is None:

@@ -30,8 +30,8 @@ class MetricsLog:
       folder: the folder of the run.
       first_step: number of steps that are done.
       every: number of steps per line.
-      position: the metrics since the last line before `first_step`, as the method `position`
-        returned them when the checkpoint was saved; None starts with empty sums.
+      position: the metrics of the steps after the last line and up to `first_step`, which the
+        method `position` returned when the checkpoint was saved; None if there are no such steps.
     """
 
     def __init__(
@@ -87,9 +87,10 @@ class MetricsLog:
         return line
 
     def skip(self, step: int, *, last: bool = False) -> bool:
-        """Returns whether a line has to be written after a step that is left out of the means.
+        """Returns whether the caller has to call `write` after a step that is not in the means.
 
-        The result is False if no step was added since the previous line.
+        It is True after every `every` steps and after the last step. It is False if no other step
+        was added since the previous line, because there is nothing to write then.
 
         Args:
           step: number of the step that is left out, because its update was not applied.

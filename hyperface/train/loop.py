@@ -57,8 +57,8 @@ def train(
     """Trains to the experiment's last step, from the newest checkpoint in `workdir` if it has one.
 
     A run that is killed and started again on the same machine, with as many devices, ends with the
-    same numbers, bit for bit, as an unbroken run. A finished run continues from its end if the
-    experiment now has more steps. `history.jsonl` has one line per start.
+    same numbers, bit for bit, as a run that was never interrupted. A finished run continues from
+    its end if the experiment now has more steps. `history.jsonl` gets one line per start.
 
     Args:
       experiment: a checked experiment.
@@ -66,14 +66,16 @@ def train(
       workdir: the run's folder: `config.json`, `environment.json`, `history.jsonl`,
         `metrics.jsonl`, `tensorboard/` and `checkpoints/`.
       start: the backbone to fine-tune; None starts from random parameters.
-      fresh: first delete the files of an earlier run that `workdir` records, and no others.
+      fresh: whether the files of an earlier run in `workdir` are deleted first. Files that this
+        program did not write stay.
       workers: number of processes that read images; 0 uses threads. The run does not depend on it.
-      on_nan: reaction to a metric that is not finite. The update of that step is never applied.
-        "stop" saves the state before the step and raises an error. "skip" continues with the next
-        step. "rollback" returns to the last checkpoint, and repeats the steps up to this one
-        without their updates, which may have caused the failure (as Chowdhery et al., PaLM, 2022,
-        5.1, did by hand). A killed run reacts in the same way again, and ends with the same
-        numbers.
+      on_nan: reaction to a bad step, in which a metric is NaN or infinite. "stop" saves the state
+        before the step, if it is not lost, and raises an error. "skip" continues with the next step
+        without the bad step's update. "rollback" returns to the last checkpoint, and repeats the
+        steps up to the bad one without their updates, because an earlier update may be the cause
+        (as Chowdhery et al., PaLM, 2022, 5.1, did by hand). The state before the step is lost if
+        the update was applied before it was known to be bad. "skip" then returns to the last
+        checkpoint too, and leaves out only the bad step's update.
       profile_steps: the first and the last step, counted from 1, of a profile (a trace of devices
         and host), which is written to `workdir/profile`; None records none.
       file: the user's Python file that defines the experiment; None for one of our experiments. The
@@ -86,8 +88,8 @@ def train(
     Raises:
       InputError: the data, the batch size or the folder does not fit, which is found before
         compilation; or a checkpoint could not be written.
-      DivergenceError: a metric became NaN or infinite; with "skip" and "rollback" only the 11th
-        time.
+      DivergenceError: a metric became NaN or infinite. With "skip" and "rollback" the error is
+        raised only at the 11th bad step.
       Interrupted: SIGTERM or SIGINT arrived, and the run was saved.
     """
     # Everything that can fail without a compiled program fails before anything is written.

@@ -34,7 +34,8 @@ class GroupSummary(NamedTuple):
     rule: Group
     """Factors of the learning rate and of the weight decay."""
     members: tuple[str, ...] = ()
-    """Names of the parameters, only for the group "others", whose name does not tell them."""
+    """Names of the parameters in the group "others", which no other group fits; () for any other
+    group."""
 
     def __str__(self) -> str:
         rule = f"{self.rule.rate:g} x rate, {self.rule.decay:g} x decay"
@@ -43,14 +44,14 @@ class GroupSummary(NamedTuple):
 
 
 def make_optimizer(optimizer: Optimizer, loss: Loss, steps: int) -> optax.GradientTransformation:
-    """Returns SGD with momentum, which adds weight decay to the gradient before momentum.
+    """Returns the optimiser of NormFace and Ring loss: SGD with momentum and weight decay.
 
-    NormFace and Ring loss use the same rule.
+    Weight decay is added to the gradient before momentum. Each group of parameters, such as kernels
+    or biases, has its own factors of learning rate and weight decay (`Groups`).
 
-    Each group of parameters has its own factors of learning rate and weight decay (`Groups`). With
-    `CenterTerm.rule` "paper" the centers of center loss follow another rule: each step
-    subtracts `CenterTerm.rate` times `losses.center_direction` from them, without schedule and
-    momentum.
+    The centers of center loss follow another rule if `CenterTerm.rule` is "paper". Each step then
+    subtracts `CenterTerm.rate` times `losses.center_direction` from the centers, without schedule
+    and momentum.
 
     Args:
       optimizer: the settings of the optimiser.

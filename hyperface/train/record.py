@@ -38,9 +38,10 @@ class Job(NamedTuple):
 
 
 class Record:
-    """Checks, logs and saves the steps of a run, from one step on.
+    """Checks and logs the metrics of a run's steps, and saves checkpoints.
 
-    One process writes the log; all processes check the metrics and save their share.
+    If several processes train together, one of them writes the log. All of them check the metrics,
+    and each saves its part of the state.
 
     Args:
       job: the settings of the run.
@@ -132,7 +133,8 @@ class Record:
 
         Args:
           step: number of the step.
-          state: the state after it, with or without padding rows.
+          state: the state after the step. Padding rows, which fill the last devices if classes
+            are split over devices, are not saved.
         """
         if self._log is not None:
             self._log.flush()

@@ -60,7 +60,8 @@ def locked_run_folder(
         "init_from" (`loop.run_meta`).
       file: the user's Python file that defines the experiment, of which the folder keeps a copy;
         None for one of our experiments.
-      fresh: first delete the files that the folder's record names, and no others.
+      fresh: whether the files of an earlier run in the folder are deleted first. Files that this
+        program did not write stay.
 
     Raises:
       InputError: the folder belongs to another run, was not created by this program, is in use, or
@@ -101,7 +102,8 @@ def check_same_run(workdir: Path, meta: dict[str, Any]) -> None:
       meta: the record of the run that wants to continue: "experiment", "data", "init_from".
 
     Raises:
-      InputError: the message names the other content of the folder, or the fields that differ.
+      InputError: the folder contains something else, or a run with another record. The message
+        names what it contains, or the fields that differ.
     """
     with _usable(workdir):
         owned.check(workdir, owned.RUN)
@@ -169,7 +171,8 @@ def differences(found: dict[str, Any], wanted: dict[str, Any]) -> list[str]:
 def record_start(workdir: Path, first_step: int, steps: int) -> None:
     """Adds a line to `history.jsonl` when a run starts or continues.
 
-    It has the time, both numbers of steps, and the digest of the user's file, if there is one.
+    The line contains the time, `first_step` and `steps`. It also has the digest of the user's
+    Python file, if the experiment is defined in one.
 
     Args:
       workdir: the run's folder.

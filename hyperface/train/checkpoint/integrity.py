@@ -33,8 +33,8 @@ class CorruptCheckpoint(InputError):
 class UnreadableCheckpoint(InputError):
     """The error of a checkpoint that cannot be read now, but may be undamaged.
 
-    Examples are missing permissions, a failing disk, or too little memory. Unlike a damaged
-    checkpoint, which is renamed to `broken-STEP`, such a checkpoint keeps its name.
+    Examples are missing permissions, a failing disk, or too little memory. The checkpoint keeps its
+    name. A damaged checkpoint is renamed to `broken-STEP` instead.
     """
 
 
@@ -66,15 +66,17 @@ def read_step(
 ) -> T:
     """Reads a checkpoint with `act`, even if a running training removes checkpoints meanwhile.
 
-    If the newest checkpoint disappears while it is read, the training has written a newer one. That
-    one is then read instead. Returns the result of `act`.
+    If the newest checkpoint disappears while it is read, the training has written a newer one, and
+    the newer checkpoint is read instead. Returns the result of `act`.
 
     Args:
       folder: the folder of the checkpoints.
-      act: a function that reads the checkpoint of a step. It raises InputError if it cannot.
+      act: a function that gets a step and reads its checkpoint. It raises InputError if it cannot.
       step: the step of the checkpoint; None takes the newest.
-      agree: if several processes read together, a function that gives all of them the same list:
-        (name of the exchange, this process's steps) -> the steps that all processes use.
+      agree: a function by which several processes that read together agree on one list of steps.
+        It gets a name for the message between the processes, and the steps that this process has
+        found. It returns the steps that all processes use. By default a process reads alone, and
+        uses the steps that it has found.
 
     Raises:
       CorruptCheckpoint: the checkpoint is damaged, as `act` found.
@@ -122,7 +124,9 @@ def _steps_left(folder: Path, chosen: int, *, wait: bool) -> list[int]:
 
 @contextlib.contextmanager
 def reading(folder: Path, advice: str = "") -> Iterator[None]:
-    """Context manager that converts errors of Orbax, TensorStore and json to one of two errors.
+    """Context manager for code that reads a checkpoint by Orbax, TensorStore or json.
+
+    Any exception in its block becomes one of the two errors below.
 
     Args:
       folder: folder of the checkpoint, for the message.
@@ -152,7 +156,7 @@ def is_damage(error: BaseException) -> bool:
     """Returns whether an error means that a checkpoint's files are missing, cut short or changed.
 
     Other errors are not signs of damage. For example, another version of Orbax may raise an error
-    for every checkpoint, and they must not be discarded because of it.
+    for every checkpoint, although no checkpoint is damaged.
 
     Args:
       error: an error of Orbax, TensorStore, json or the system. The errors that caused it are
@@ -189,15 +193,16 @@ def tensorstore_code(error: BaseException) -> str | None:
 def saved_tree(state: Path) -> dict[str, Any]:
     """Returns the names of the arrays in a checkpoint, as nested dictionaries.
 
-    The arrays are not read. The names are in Orbax's own description, in which each leaf describes
-    one array.
+    Only Orbax's metadata is read, and not the arrays. Each leaf of the result is Orbax's
+    description of one array, with its shape and dtype.
 
     Args:
       state: the folder "state" of a checkpoint.
 
     Raises:
-      Changed: the description cannot be parsed.
-      OSError, ValueError: it cannot be read; `is_damage` tells whether it is damaged.
+      Changed: the metadata cannot be parsed.
+      OSError, ValueError: the metadata cannot be read; `is_damage` tells from this error whether
+        the checkpoint is damaged.
     """
     # The method takes a `pathlib.Path` despite its annotation.
     read = cast(Callable[[Path], Any], ocp.StandardCheckpointHandler().metadata)
@@ -252,9 +257,9 @@ _SECOND_FACTOR = 0x85EBCA77
 def checksums(tree: Any, like: Any = None) -> dict[str, int]:
     """Returns a 32-bit checksum of each array of a tree.
 
-    Each 32-bit word is mixed with its position in the array by a function that is one-to-one in the
-    word, and the results are added modulo 2^32. So a single changed word always changes the sum,
-    and each device or process can add up its own part.
+    Each 32-bit word is mixed with its position in the array, and the results are added modulo 2^32.
+    For a fixed position, different words give different results, so a single changed word always
+    changes the sum. Each device or process can add up its own part of an array.
 
     Args:
       tree: nested dictionaries of arrays. Each array is whole on every device, or is split over the

@@ -57,7 +57,7 @@ class Checkpoints:
       read_only: whether nothing in the folder is changed, so that a running training is not
         disturbed. `save` and `wait` must not be called then.
       keep: steps whose checkpoints are never removed. Of the other checkpoints, only the newest two
-        and the one with the lowest score are kept.
+        and the one with the lowest score (the argument `score` of `save`) are kept.
     """
 
     def __init__(
@@ -148,7 +148,8 @@ class Checkpoints:
         newer one is read instead.
 
         Args:
-          act: a function that reads the checkpoint of a step. It raises InputError if it cannot.
+          act: a function that gets a step and reads its checkpoint. It raises InputError if it
+            cannot.
           step: step of the checkpoint; None takes the newest.
 
         Raises:
@@ -166,7 +167,7 @@ class Checkpoints:
           step: number of steps that are done.
           state: the state after these steps.
           meta: the description of the checkpoint, JSON values by name: the experiment, its data,
-            and the position in the log. A checksum of each array is added.
+            and the metrics since the last line of the log. A checksum of each array is added.
           score: value by which `best` compares checkpoints; lower is better. A checkpoint whose
             score is None or not finite is never the best.
 
@@ -207,8 +208,11 @@ class Checkpoints:
     def meta(self, step: int) -> dict[str, Any]:
         """Returns the description of a checkpoint, the argument `meta` of `save`.
 
-        It contains the experiment, the data and the position in the log. Under "score" it has the
-        score, if there was one.
+        It contains JSON values by name: the experiment, its data, and the metrics since the last
+        line of the log. "score" is the score of the checkpoint, if it has one.
+
+        Args:
+          step: step of a checkpoint in this folder.
 
         Raises:
           CorruptCheckpoint: the description is missing, cut short or changed.
@@ -225,12 +229,13 @@ class Checkpoints:
 
         Args:
           step: step of a checkpoint in this folder.
-          like: a state of the run that continues, or its shapes. Parts that are no arrays, such as
-            the network and the optimiser, are taken from it.
-          sharding: where the arrays are put: one sharding for all arrays, or a state of shapes,
-            each with its own sharding. If a shape has more rows than the checkpoint, the additional
-            rows become zeros. The checkpoint may have been saved on other devices. Each process
-            reads only the parts for its own devices.
+          like: a state of the run that continues, or the same state with a `jax.ShapeDtypeStruct`
+            in place of each array. Parts that are no arrays, such as the network and the
+            optimiser, are taken from it.
+          sharding: where the arrays are put: one sharding for all arrays, or a state with a
+            `jax.ShapeDtypeStruct` and its sharding in place of each array. If such a shape has more
+            rows than the saved array, the additional rows become zeros. The checkpoint may have
+            been saved on other devices. Each process reads only the parts for its own devices.
 
         Raises:
           InputError: names, shapes or dtypes differ, so the checkpoint belongs to another model
@@ -260,9 +265,10 @@ class Checkpoints:
         The run then repeats its steps.
 
         Args:
-          like: a state of the run that continues, or its shapes. Parts that are no arrays are taken
-            from it.
-          sharding: one sharding for all arrays, or a state of shapes, each with its own sharding.
+          like: a state of the run that continues, or the same state with a `jax.ShapeDtypeStruct`
+            in place of each array. Parts that are no arrays are taken from it.
+          sharding: one sharding for all arrays, or a state with a `jax.ShapeDtypeStruct` and its
+            sharding in place of each array.
 
         Raises:
           InputError: the newest undamaged checkpoint belongs to another model, or cannot be read at

@@ -29,8 +29,8 @@ from hyperface.train.state import TrainState
 class Stored(NamedTuple):
     """The folder of one checkpoint, with functions that read its parts "state" and "meta".
 
-    It is read by Orbax's handlers and not by its manager. The manager's restore waits for all
-    processes, and would wait forever if only one of them finds damage.
+    The functions read by Orbax's handlers, and not by Orbax's manager. The manager's restore waits
+    for all processes, and would wait forever if only one process finds damage.
     """
 
     folder: Path
@@ -45,9 +45,10 @@ class Stored(NamedTuple):
         return is_whole(self.folder)
 
     def meta(self) -> dict[str, Any]:
-        """Returns the description of the checkpoint: its experiment, data, position in the log.
+        """Returns the description of the checkpoint, JSON values by name.
 
-        The entry "arrays" describes each array: path -> {"kind": dtype and shape, "sum": checksum}.
+        It contains the experiment, its data, and the metrics since the last line of the log. The
+        entry "arrays" describes each array: path -> {"kind": dtype and shape, "sum": checksum}.
 
         Raises:
           CorruptCheckpoint: the description is missing, cut short or changed.
@@ -76,7 +77,8 @@ class Stored(NamedTuple):
 
         Args:
           wanted: the expected contents of the state, as `contents` returns them, or their shapes.
-          sharding: one sharding for all arrays, or a state of shapes, each with its own sharding.
+          sharding: one sharding for all arrays, or a state with a `jax.ShapeDtypeStruct` and its
+            sharding in place of each array.
 
         Returns:
           (description, arrays). The description has for each path {"kind": dtype and shape, "sum":
@@ -219,7 +221,8 @@ def template(wanted: Any, sharding: jax.sharding.Sharding | TrainState) -> Any:
 
     Args:
       wanted: the expected contents of the state, as `contents` returns them, or their shapes.
-      sharding: the sharding of all arrays, or a state of shapes, each with its own sharding.
+      sharding: the sharding of all arrays, or a state with a `jax.ShapeDtypeStruct` and its
+        sharding in place of each array.
     """
     if isinstance(sharding, TrainState):
         return contents(sharding)
@@ -242,7 +245,8 @@ def check_same(wanted: Any, saved: dict[str, dict[str, Any]], where: Path) -> No
 
     Args:
       wanted: the expected contents of the state, as `contents` returns them, or their shapes.
-      saved: the description of the checkpoint's arrays that `described` returned.
+      saved: the description of the checkpoint's arrays, as `described` returned it: path ->
+        {"kind": dtype and shape, "sum": checksum}.
       where: path of the checkpoint, for the message.
 
     Raises:
@@ -267,8 +271,9 @@ def check_sums(found: dict[str, int], saved: dict[str, dict[str, Any]]) -> None:
     """Raises an error if restored arrays differ from the saved arrays.
 
     Args:
-      found: the `checksums` of the restored arrays.
-      saved: the description of the checkpoint's arrays that `described` returned.
+      found: path -> checksum of each restored array, as `checksums` returns them.
+      saved: the description of the checkpoint's arrays, as `described` returned it: path ->
+        {"kind": dtype and shape, "sum": checksum}.
 
     Raises:
       Changed: an array differs. The message names some of the arrays that changed.
