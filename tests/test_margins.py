@@ -178,3 +178,26 @@ def test_a_label_out_of_range_is_nan_for_its_example_alone():
     labels[2] = CLASSES
     loss = jax.jit(ours)(features, agents, numbers, labels)
     np.testing.assert_array_equal(np.isnan(loss), np.arange(BATCH) == 2)
+
+
+@pytest.mark.parametrize(
+    "term",
+    [
+        losses.Softmax.of(64.0, "both"),
+        losses.MarginSoftmax.of(64.0, cosine_margin=0.35),
+        losses.AdaFace.of(losses.NormStatistics()),
+        losses.MagFace.of(),
+    ],
+    ids=lambda term: type(term).__name__,
+)
+def test_a_bias_of_any_size_does_not_overflow(term):
+    """The scale alone is at most 70, so that exp would not need the largest logit subtracted."""
+    features, labels, bias = jnp.array([[20.0, 0.0]]), jnp.array([1]), jnp.array([200.0, 0.0])
+
+    def loss(scale_of_bias):
+        return losses.joint([term], features, jnp.eye(2), labels, bias=scale_of_bias * bias)[0][0]
+
+    # Far from any bound the loss grows as the bias of the other class.
+    value, slope = jax.value_and_grad(loss)(1.0)
+    np.testing.assert_allclose(value - loss(0.5), 100.0, rtol=1e-5)
+    np.testing.assert_allclose(slope, 200.0, rtol=1e-5)

@@ -196,6 +196,10 @@ def test_a_list_of_any_counts_is_scored_in_the_folds_that_are_asked_for(
     few.write_text("\n".join([lines[0], lines[1], lines[2], lines[22]]) + "\n")
     with pytest.raises(InputError, match="expected different pairs in 2 folds, found 1 pairs"):
         score_list(few, tiny_data, tmp_path / "out")
+    alone = ["first,second,same", *(line for line in lines[1:] if line.endswith("1"))]
+    few.write_text("\n".join(alone) + "\n")
+    with pytest.raises(InputError, match=r"expected different pairs in .* folds, found 0 pairs"):
+        score_list(few, tiny_data, tmp_path / "out")
     named = [f"{line},{number % 2}" for number, line in enumerate(lines[1:])]
     few.write_text("\n".join(["first,second,same,fold", *named]) + "\n")
     with pytest.raises(InputError, match=r"--folds: expected none with .*few.csv, which names"):

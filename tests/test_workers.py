@@ -45,6 +45,16 @@ def test_the_error_of_an_item_is_raised_with_its_place():
     assert not multiprocessing.active_children()
 
 
+def missing():
+    raise FileNotFoundError("no data set")
+
+
+def test_the_error_of_the_sequence_is_raised():
+    with pytest.raises(FileNotFoundError, match="no data set"):
+        next(in_workers(missing, 2))
+    assert not multiprocessing.active_children()
+
+
 @pytest.mark.parametrize("size", [1, 2_000_000])
 def test_a_killed_worker_is_noticed_between_items_and_within_one(size):
     items = in_workers(partial(Items, size), 2)
@@ -59,7 +69,7 @@ def test_a_killed_worker_is_noticed_between_items_and_within_one(size):
 
 def test_signals_to_all_processes_of_a_run_leave_the_workers_at_work():
     items = in_workers(Items, 2)
-    next(items)
+    next(items)  # The second worker may still be starting.
     for process in multiprocessing.active_children():
         os.kill(process.pid, signal.SIGINT)
         os.kill(process.pid, signal.SIGTERM)

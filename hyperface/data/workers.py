@@ -6,12 +6,14 @@ that is killed while it holds the queue's lock would leave all others waiting fo
 """
 
 import atexit
+import contextlib
 import itertools
 import multiprocessing
 import signal
 import traceback
 from collections.abc import Callable, Generator, Sequence
 from functools import partial
+from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
 from typing import Any, NamedTuple, TypeVar
@@ -20,6 +22,8 @@ from hyperface.errors import InputError
 
 AHEAD = 2
 """Number of items that each worker is asked for in advance."""
+FOR_THE_RUN = (signal.SIGINT, signal.SIGTERM)
+"""Signals that workers leave to the process that has started them."""
 SECONDS_TO_END = 5.0
 """Time that a worker whose pipe has ended gets for its exit status to be known."""
 
@@ -49,6 +53,8 @@ def in_workers(make: Callable[[], Sequence[T]], workers: int) -> Generator[T]:
     """
     # A forked copy of a process with JAX's threads could wait for ever for one of them.
     context = multiprocessing.get_context("spawn")
+    # Python starts this process with the first worker otherwise, and unblocks signals then.
+    resource_tracker.ensure_running()
     started = [_started(context, make) for _ in range(workers)]
     # At its exit Python waits for processes that nobody has ended. A finally of a generator that is
     # still alive then would come too late.
@@ -75,7 +81,7 @@ def in_workers(make: Callable[[], Sequence[T]], workers: int) -> Generator[T]:
 
 
 class _Failure(NamedTuple):
-    """The error that a worker met instead of an item."""
+    """The error that a worker met instead of the sequence or of an item."""
 
     error: Exception
 
@@ -83,7 +89,14 @@ class _Failure(NamedTuple):
 def _started(context: Any, make: Callable[[], Sequence[Any]]) -> _Worker:
     here, there = context.Pipe()
     process = context.Process(target=_serve, args=(there, make), name="hyperface-reader")
-    process.start()
+    # Ctrl-C and schedulers signal all processes of a run. The run still needs the items of its last
+    # step, and then ends its workers itself. A new process starts with the signals blocked that are
+    # blocked here.
+    blocked = signal.pthread_sigmask(signal.SIG_BLOCK, FOR_THE_RUN)
+    try:
+        process.start()
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
     # With a copy of the other end in this process, the pipe would not end with the worker.
     there.close()
     return _Worker(process, here)
@@ -91,22 +104,18 @@ def _started(context: Any, make: Callable[[], Sequence[Any]]) -> _Worker:
 
 def _serve(connection: Connection, make: Callable[[], Sequence[Any]]) -> None:
     """Sends the items whose indices arrive, until the pipe ends."""
-    # Ctrl-C and schedulers signal all processes of a run. The run still needs the items of its last
-    # step, and then ends its workers itself.
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, signal.SIG_IGN)
-    try:
-        items = make()
-        while True:
-            index = connection.recv()
-            connection.send(_item(items, index))
-    except (EOFError, OSError):  # The process that reads the items has ended.
-        return
+    # The process that reads the items may end at any time, and needs nothing more then.
+    with contextlib.suppress(EOFError, OSError):
+        items = _tried(make)
+        while not isinstance(items, _Failure):
+            connection.send(_tried(items.__getitem__, connection.recv()))
+        connection.send(items)
 
 
-def _item(items: Sequence[Any], index: int) -> Any:
+def _tried(function: Callable[..., Any], *arguments: Any) -> Any:
+    """Returns the result of a function, or its error as a `_Failure`."""
     try:
-        return items[index]
+        return function(*arguments)
     except Exception as error:
         # A traceback is not pickled with its error, but notes are.
         error.add_note(f"In a worker process:\n{traceback.format_exc()}")

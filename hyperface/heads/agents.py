@@ -203,7 +203,7 @@ class AgentHead(nn.Module):
                 # of them.
                 if options.normalize == "both" and context.sample is None:
                     seen["softmax_bound"] = theory.softmax_lower_bound(self.num_classes, scale)
-                return losses.Softmax.of(scale, options.normalize, biased=options.bias), seen
+                return losses.Softmax.of(scale, options.normalize), seen
             case CContrastiveTerm():
                 return losses.CContrastive(options.margin), {}
             case CTripletTerm():

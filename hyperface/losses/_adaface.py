@@ -82,7 +82,7 @@ def updated_norm_statistics(
     batch = features.shape[0]
     if counted is None:
         counted = jnp.ones(batch, bool)
-    weights = _checks.flags("counted", counted, batch, "an example").astype(features.dtype)
+    weights = _checks.flags("counted", counted, batch, "per example").astype(features.dtype)
     norms = _clipped_norms(l2_norm(features))
 
     def over_batch(values: jax.Array) -> jax.Array:

@@ -1,7 +1,8 @@
 """Checks the arguments of a class-wise loss and brings them into the engine's form."""
 
+import dataclasses
 from collections.abc import Sequence
-from typing import Any, get_args
+from typing import Any, cast, get_args
 
 import jax
 import jax.numpy as jnp
@@ -85,7 +86,7 @@ def prepare(
     if memory_budget < 0:
         raise ValueError(f"expected a memory budget of at least 0 bytes, found {memory_budget}")
     if bias is not None:
-        _check_takes_bias(terms)
+        terms = _with_bias(terms)
         bias = _checks.one_each("bias", jnp.asarray(bias, dtype), rows, "per class")
     if present is not None:
         present = _checks.flags("present", present, rows, "per class")
@@ -135,13 +136,19 @@ def _one_mode(terms: Sequence[Term]) -> Normalize:
     return modes[0]
 
 
-def _check_takes_bias(terms: Sequence[Term]) -> None:
+def _with_bias(terms: Sequence[Term]) -> list[Any]:
+    """Returns the terms as they are with a bias, after a check that all of them take one."""
     for term in terms:
         if not getattr(term.fold, "takes_bias", False):
             raise ValueError(
                 f"expected bias=None with {type(term).__name__}, whose fold has no logits, found "
                 "a bias"
             )
+    # A term knows the bound of its scale alone. The bias may be of any size.
+    return [
+        dataclasses.replace(term, bounded=False) if getattr(term, "bounded", False) else term
+        for term in cast(Sequence[Any], terms)
+    ]
 
 
 def _checked_weights(

@@ -118,28 +118,25 @@ class Softmax(ScaledLogits):
     unit length already. The Caffe code of NormFace's authors computes this gradient."""
 
     @classmethod
-    def of(cls, scale: ArrayLike, normalize: Normalize, *, biased: bool = False) -> "Softmax":
-        """Returns the term, with `bounded` set if the logits are known to be at most 70.
+    def of(cls, scale: ArrayLike, normalize: Normalize) -> "Softmax":
+        """Returns the term, with `bounded` set if scale x similarity is known to be at most 70.
 
-        The logit of a class is scale x similarity + bias. It is known to be at most 70 if three
-        conditions hold:
+        It is known if two conditions hold:
 
         - features and agents (class weights) are normalised
-        - there is no bias
         - the scale is a Python number or NumPy array, and not a JAX array, of at most 70
 
         With `bounded`, log sum exp over the classes is computed without subtracting the largest
-        logit, because exp cannot overflow.
+        logit, because exp cannot overflow. A bias may be of any size: with one, `bounded` has no
+        effect.
 
         Args:
           scale: the factor on the similarities, a scalar or [batch].
           normalize: what is scaled to unit length: "both" features and agents, only "features",
             only "agents", or "none".
-          biased: whether a bias is added to the logits.
         """
-        # A bias has no known bound, and neither has an inner product without normalisation.
-        bounded = normalize == "both" and not biased and known_bound(scale)
-        return cls(scale, normalize, bounded)
+        # An inner product without normalisation has no known bound.
+        return cls(scale, normalize, bounded=normalize == "both" and known_bound(scale))
 
     def loss(self, target: Target, value: jax.Array) -> jax.Array:
         """Returns the loss [batch], softplus(value - target logit).
@@ -248,7 +245,7 @@ def softmax(
         )
     without_scale = scale is None
     scale = 1.0 if scale is None else per_example("scale", scale, labels)
-    term = Softmax.of(scale, normalize, biased=bias is not None)
+    term = Softmax.of(scale, normalize)
     engine = agent_rule(gradient, term, engine)
     losses = single("softmax", term, features, agents, labels, bias=bias, **engine)
     if without_scale and normalize == "both":

@@ -110,8 +110,8 @@ def block_folds(same: np.ndarray, folds: int, file: str, *, equal: bool = True) 
       [pairs] int64, the fold of each pair, from 0.
 
     Raises:
-      InputError: `folds` is below 1; `equal` is True and the number of pairs of a kind is not a
-        multiple of `folds`; or `equal` is False and a kind has fewer pairs than folds.
+      InputError: `folds` is below 1; a kind has fewer pairs than folds; or `equal` is True and the
+        number of pairs of a kind is not a multiple of `folds`.
 
     Example:
       >>> print(block_folds(np.array([True, True, False, False, True, False, True, False]), 2, ""))
@@ -121,7 +121,7 @@ def block_folds(same: np.ndarray, folds: int, file: str, *, equal: bool = True) 
     for kind, name in ((same, "same"), (~same, "different")):
         count = int(kind.sum())
         # The number of folds is checked first, since there is no remainder by 0.
-        if folds < 1 or (count % folds if equal else count < folds):
+        if folds < 1 or count < folds or (equal and count % folds):
             raise InputError(
                 f"{file}: expected {name} pairs in {folds} {parts}, found {count} pairs. Say which "
                 "pair is in which fold: a CSV file with the first line first,second,same,fold and "

@@ -117,7 +117,7 @@ def varint(message: memoryview, at: int) -> tuple[int, int]:
       at: position of the byte at which the integer starts.
 
     Raises:
-      WireError: the number is cut off, or takes more than the ten bytes that 64 bits need.
+      WireError: the number is cut off, or has more than 64 bits.
     """
     value = 0
     # Each byte holds seven bits, so 64 bits need at most ten bytes. A longer number is damage.
@@ -127,7 +127,7 @@ def varint(message: memoryview, at: int) -> tuple[int, int]:
         byte = message[at]
         at += 1
         value |= (byte & 0x7F) << shift
-        if byte < 0x80:
+        if byte < 0x80 and value < 2**64:
             return value, at
     raise WireError("a number has more than 64 bits")
 
