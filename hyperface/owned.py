@@ -166,8 +166,9 @@ def check(folder: Path, kind: str = RESULTS) -> Record | None:
       The content of the folder's marker, or None if it has no marker yet.
 
     Raises:
-      InputError: the path contains a symbolic link inside a marked folder. Or the kind is not
-        RESULTS, and the folder contains other files or is marked as another kind.
+      InputError: a part of the path is a symbolic link that lies in a marked folder. Or the kind is
+        not RESULTS, and the folder contains files that this program did not write, or is marked as
+        another kind.
     """
     _check_links(folder)
     found = read(folder)

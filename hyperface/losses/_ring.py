@@ -46,8 +46,8 @@ def ring(
           the weight 0.02
         - "released-l1": twice the smooth L1 distance: h^2 if |h| < 1, and otherwise 2 |h| - 1, with
           h = ||f|| - R
-        - "released-auto": (||f|| - R)^2 divided by the mean norm of the batch, which is at least
-          0.5 and counts as a constant in the gradient
+        - "released-auto": (||f|| - R)^2 / max(0.5, M), where M is the mean norm of the batch; no
+          gradient flows through M
 
       counted: [batch] bool, False for padding, which is not in the mean norm of the batch; None
         counts all. Only "released-auto" needs it.
@@ -55,7 +55,8 @@ def ring(
         the mean norm of the batch.
 
     Returns:
-      [batch] loss in squared norm units, float32 (float64 for float64 inputs).
+      [batch] loss, float32 (float64 for float64 inputs). "paper" and "released-l2" are in squared
+      units of the norm.
 
     Raises:
       TypeError: features are not floating point, or counted is not bool.

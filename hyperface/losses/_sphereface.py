@@ -62,7 +62,8 @@ class SphereFace:
 
         The target logit is L (lambda cos(theta) + psi(theta)) / (1 + lambda). lambda is `blend`,
         theta the angle to the own agent (class weight), and psi falls from 1 to 1 - 2 `margin` over
-        [0, pi]. L is the length of the feature, for `l_softmax` times that of the agent.
+        [0, pi]. L is the length of the feature. For the loss `l_softmax` it is this length times
+        the length of the agent.
 
         Args:
           target: numbers of each example, such as its similarity to the agent (class weight) of its

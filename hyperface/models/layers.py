@@ -146,10 +146,10 @@ class PReLU(nn.Module):
 class ResidualBlock(nn.Module):
     """A residual block: x + PReLU(conv(PReLU(conv(x)))), with no activation after the sum.
 
-    x and the result are [batch, height, width, `width` channels]. The 3 x 3 convolutions are
-    initialised with standard deviation 0.01, so that a fresh block is nearly the identity. They
-    have no biases. (In the networks that the papers' authors published, they have biases that stay
-    at zero.)
+    x and the result are [batch, height, width, channels]; the attribute `width` is the number of
+    channels. The 3 x 3 convolutions are initialised with standard deviation 0.01, so that a fresh
+    block is nearly the identity. They have no biases. (In the networks that the papers' authors
+    published, they have biases that stay at zero.)
 
     Attributes:
       width: number of channels of the input and of both convolutions.

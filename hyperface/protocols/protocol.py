@@ -67,8 +67,8 @@ class Settings:
     rule: Rule = "blufr"
     """Rule by which the protocol `blufr` turns a false accept rate (FAR) into a threshold. With N
     scores of impostors (such as pairs of two people), the threshold of "blufr" is the k-th highest
-    of them, where k = FAR N is rounded. "strict" rounds k down, and sets the threshold just above
-    the (k + 1)-th highest, so that the measured rate is never above FAR."""
+    of them, where k is FAR x N, rounded to an integer. "strict" rounds k down, and sets the
+    threshold just above the (k + 1)-th highest, so that the measured rate is never above FAR."""
     gammas: int | None = None
     """K, the number of terms in the Ring loss paper's score of two templates (sets of images of one
     person): a sum of K weighted means of the cosines of their images. None means the protocol's
@@ -95,8 +95,8 @@ class Settings:
     noises: tuple[Path, ...] = ()
     """The files of MegaFace's noise lists: images with wrong labels, which are left out."""
     place: Place = jnp.asarray
-    """Function that takes features [rows, dim] and returns them as an array on JAX's default
-    device. Another function may split the rows over several devices."""
+    """Function that moves features [rows, dim] to devices and returns them as a JAX array. The
+    default uses JAX's default device; another function may split the rows over several devices."""
     grouping: Grouping | None = None
     """Group of each image, such as a range of age. The scores are also computed on the pairs within
     each group. None computes no such scores. The command's option is --group-by."""

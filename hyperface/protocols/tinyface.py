@@ -46,11 +46,11 @@ class Searches(NamedTuple):
     """
 
     ranks: np.ndarray
-    """[probes] rank of the best mate, from 1: one more than the number of gallery images of people
-    other than the probe's that score at least as high as this mate."""
+    """[probes] rank, from 1, of the mate with the highest score: 1 plus the number of gallery
+    images that show other people and have at least this score."""
     average_precision: np.ndarray
-    """[probes] average precision over the probe's mates: the area under precision over recall by
-    trapezoids, as in the evaluation code that the TinyFace authors published."""
+    """[probes] average precision over the probe's mates: the area under the precision-recall curve
+    by the trapezoidal rule, as in the evaluation code that the TinyFace authors published."""
 
 
 def read_tinyface_list(path: Path | str, kind: str, folder: str) -> ImagesOfPeople:

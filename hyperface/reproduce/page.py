@@ -46,9 +46,10 @@ Verdicts = Mapping[tuple[str, str, str], str]
 
 
 class Shown(NamedTuple):
-    """An item as the report shows it."""
+    """One item (table, figure, equation or proposition of a paper) as the report shows it."""
 
     item: Item
+    """Its name, its place in the paper, and the function that measures it."""
     outcome: Outcome | None
     """The result of its measurement; None if it was not measured."""
     folder: Path

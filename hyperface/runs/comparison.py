@@ -33,9 +33,9 @@ class Comparison(NamedTuple):
     """Euclidean norms of the features of the two faces themselves, before the features of their
     mirror images are merged in. A small norm indicates a bad image."""
     decision: Decision | None = None
-    """"same" (one person) from one threshold of the similarity on, "different" up to another one,
-    and "not sure" between the two thresholds. None if the network has no calibration, which
-    contains the thresholds."""
+    """"same" (one person) if the similarity is at least a threshold, "different" if it is at most
+    another, lower threshold, and "not sure" in between. The calibration of the network contains
+    both thresholds; None without one."""
     probability: float | None = None
     """Probability that both faces are of one person; None if the network has no calibration."""
 

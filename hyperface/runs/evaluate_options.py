@@ -62,8 +62,7 @@ class Evaluate:
     features of a template's media are summed, whatever the lengths of the means. insightface:
     images are weighted by the norms of their features and by the detector's scores, from
     ijbc/ijbc_name_5pts_score.txt. insightface-norms: by the norms alone. insightface-unit: all
-    images have the same weight.
-    insightface's own scores are those of --mirror sum."""
+    images have the same weight. To score as insightface does, also set --mirror sum."""
     bootstrap: int | None = None
     """Number of resamples of people, from which 95 % intervals are computed; 0 for no intervals. By
     default 1,000 for the protocol "folder" (all pairs of your own people), and 0 for pair lists."""
@@ -89,8 +88,8 @@ class Evaluate:
     have the names of the data set, person/file. Example of a line: ada/1.jpg,ada/2.jpg,1. Text
     lists "a.jpg b.jpg 1" and AgeDB's own .mat are read too."""
     folds: int | None = None
-    """Folds of a list of the protocol "pairs" that names none; by default 10, and fewer where there
-    are fewer pairs of a kind."""
+    """Number of folds for a list of the protocol "pairs" that does not name each pair's fold. By
+    default 10, or fewer if it has fewer than 10 pairs of one person or of two people."""
     seed: int = 0
     """Seed by which the protocol "folder" splits the people into two halves."""
     distractors: str | None = None
