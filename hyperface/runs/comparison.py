@@ -169,10 +169,10 @@ def _pairs(one: Sequence[Path], other: Sequence[Path]) -> tuple[np.ndarray, np.n
     common[np.intersect1d(rows, columns)] = True
     # Two common files are a pair in both orders, of which one is left out.
     again = (common[rows, None] & common[columns]) & (rows[:, None] > columns)
-    pairs = np.nonzero(~again & (rows[:, None] != columns))
-    if not pairs[0].size:
+    first, second = np.nonzero(~again & (rows[:, None] != columns))
+    if not first.size:
         raise InputError("expected two photos to compare, found the same one twice.")
-    return pairs
+    return first, second
 
 
 def _highest(scores: np.ndarray) -> np.ndarray:
