@@ -30,6 +30,7 @@ SMALL = [
     "--optimizer.learning-rate", "0.02", "--evaluation.folds", "4",
     "--evaluation.snapshots", "2", "--evaluation.snapshot-every", "3",
 ]  # fmt: skip
+BESIDE = ["orl-normface", *SMALL, "--compare", "orl-ring"]
 
 
 def command(module, *args, **options):
@@ -46,10 +47,7 @@ def command(module, *args, **options):
 def run(tiny_data, tmp_path_factory):
     """A small run by the command, beside one other."""
     folder = tmp_path_factory.mktemp("cli") / "run"
-    beside = ["--compare", "orl-ring"]
-    train.main(
-        ["orl-normface", *SMALL, *beside, "--data-dir", str(tiny_data), "--workdir", str(folder)]
-    )
+    train.main([*BESIDE, "--data-dir", str(tiny_data), "--workdir", str(folder)])
     return folder
 
 
@@ -220,7 +218,7 @@ def test_another_mirror_merge_can_be_asked_for(run, tiny_data):
 def test_a_killed_run_ends_with_the_figures_of_an_unbroken_one(run, tiny_data, tmp_path):
     """SIGKILL as soon as a checkpoint stands, then the same command again."""
     folder = tmp_path / "run"
-    arguments = ["orl-normface", *SMALL, "--data-dir", str(tiny_data), "--workdir", str(folder)]
+    arguments = [*BESIDE, "--data-dir", str(tiny_data), "--workdir", str(folder)]
     environment = os.environ | {"JAX_NUM_CPU_DEVICES": "8"}
     process = subprocess.Popen(
         [sys.executable, "-m", "hyperface", "train", *arguments],
