@@ -1,5 +1,6 @@
 """Opens prepared data sets by name. All data sets are in one data folder."""
 
+import contextlib
 import dataclasses
 import os
 from collections.abc import Callable, Iterator, Sequence
@@ -321,7 +322,9 @@ def _builder(folder: Path) -> Any:
     if stored != "array_record":  # TFDS needs TensorFlow to read any other format.
         raise _damaged(folder, ValueError(f"the file format {str(stored)[:40]!r}"))
     try:
-        builder = tfds.builder_from_directory(folder)
+        # TFDS prints a banner if damaged metadata make it look for TensorFlow.
+        with contextlib.redirect_stdout(None):
+            builder = tfds.builder_from_directory(folder)
         metadata = builder.info.metadata or {}
         sound = all(isinstance(metadata.get(n), kind | None) for n, kind in _METADATA.items())
         counts = (metadata.get("people") or {}).values() if sound else [None]
@@ -386,7 +389,8 @@ def _records(
 
     def opened() -> Records:
         try:
-            return builder.as_data_source(split, decoders={"image": tfds.decode.SkipDecoding()})
+            with contextlib.redirect_stdout(None):  # As in `_builder`.
+                return builder.as_data_source(split, decoders={"image": tfds.decode.SkipDecoding()})
         except Exception as error:  # As above; or a file is not an ArrayRecord.
             raise _damaged(folder, error) from None
 
