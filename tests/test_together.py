@@ -48,8 +48,9 @@ def test_two_processes_train_score_and_report_as_one(tiny_data, tmp_path, option
     results = {}
     for processes in (1, 2):
         run = tmp_path / str(processes)
-        arguments = ["orl-normface", *SMALL, *options, "--data-dir", tiny_data, "--workdir", run]
-        command = ["-m", "hyperface", "train", "orl-softmax", *arguments]
+        where = ["--data-dir", tiny_data, "--workdir", run]
+        methods = ["orl-softmax", "--compare", "orl-normface"]
+        command = ["-m", "hyperface", "train", *methods, *SMALL, *options, *where]
         outputs = in_processes(command, processes, 2 // processes)
         results[processes] = json.loads((run / "results.json").read_text())
         assert "Report: " in outputs[0]
