@@ -53,7 +53,8 @@ def in_workers(make: Callable[[], Sequence[T]], workers: int) -> Generator[T]:
     """
     # A forked copy of a process with JAX's threads could wait for ever for one of them.
     context = multiprocessing.get_context("spawn")
-    # Python starts this process with the first worker otherwise, and unblocks signals then.
+    # Python would otherwise start its resource tracker with the first worker, which unblocks the
+    # signals that `_started` blocks.
     resource_tracker.ensure_running()
     started = [_started(context, make) for _ in range(workers)]
     # At its exit Python waits for processes that nobody has ended. A finally of a generator that is
@@ -67,7 +68,9 @@ def in_workers(make: Callable[[], Sequence[T]], workers: int) -> Generator[T]:
             process, connection = started[index % workers]
             try:
                 item = connection.recv()
-                connection.send(index + AHEAD * workers)
+                # After an error of the whole sequence the worker ends, and takes no index.
+                if not isinstance(item, _Failure):
+                    connection.send(index + AHEAD * workers)
             # EOFError if the worker ended between two items, OSError if within one.
             except (EOFError, OSError):
                 process.join(SECONDS_TO_END)
