@@ -1,6 +1,6 @@
 """Measures time and memory of each backbone, and of a net with the same layers in Torch.
 
-    pip install -e '.[peers]'
+    pip install -e '.[train,peers]'
     python benchmarks/backbones.py --models sphereface-20 lightcnn-9
 
 The images have the size of the backbone's paper. The columns are:
@@ -41,6 +41,7 @@ MODELS = [
     "iresnet-18",
     "iresnet-50",
     "iresnet-100",
+    "mobilefacenet",
 ]
 
 
@@ -96,13 +97,14 @@ def torch_calls(name: str, batch: int, candidate: str) -> tuple[Callable, Callab
     The arguments and the result are those of `jax_calls`, but the dictionary has no "temp".
     """
     import torch
+    import torch_backbones
 
     device = "cuda" if torch.cuda.is_available() else "cpu"
     torch.set_float32_matmul_precision("high" if "tf32" in candidate else "highest")
     # Convolutions have a setting of their own, which allows TF32 by default.
     torch.backends.cudnn.allow_tf32 = "tf32" in candidate
     entry = BACKBONES[name]
-    net = _torch_net(name, channels=entry.image_shape[2])
+    net = torch_backbones.create(name, channels=entry.image_shape[2])
     images = torch.tensor(_images(batch, entry.image_shape)).permute(0, 3, 1, 2).contiguous()
     with torch.no_grad():
         net.eval()(images[:1])  # Lazy layers create their parameters at the first call.
@@ -110,12 +112,13 @@ def torch_calls(name: str, batch: int, candidate: str) -> tuple[Callable, Callab
     if "channels last" in candidate:
         net = net.to(memory_format=torch.channels_last)
         images = images.to(memory_format=torch.channels_last)
+    call = torch.compile(net) if "compile" in candidate else net
     bfloat16 = "bfloat16" in candidate
 
     def features():
         # Parameters stay in float32, as in our backbones with dtype bfloat16.
         with torch.autocast(device, torch.bfloat16, enabled=bfloat16):
-            return net(images)
+            return call(images)
 
     def finished(result):
         # CUDA calls return before the device is done.
@@ -139,82 +142,6 @@ def torch_calls(name: str, batch: int, candidate: str) -> tuple[Callable, Callab
     return forward, train, {"parameters": counted}
 
 
-def _torch_net(name: str, channels: int):
-    import torch
-    from torch import nn
-
-    class Sum(nn.Module):
-        def __init__(self, branch, shortcut=None):
-            super().__init__()
-            self.branch, self.shortcut = branch, shortcut
-
-        def forward(self, x):
-            return self.branch(x) + (x if self.shortcut is None else self.shortcut(x))
-
-    class MaxFeatureMap(nn.Module):
-        def forward(self, x):
-            return torch.maximum(*x.chunk(2, dim=1))
-
-    def residual(width):
-        conv = [nn.Conv2d(width, width, 3, padding=1, bias=False) for _ in range(2)]
-        return Sum(nn.Sequential(conv[0], nn.PReLU(width), conv[1], nn.PReLU(width)))
-
-    def improved(inputs, width, stride):
-        branch = nn.Sequential(
-            nn.BatchNorm2d(inputs),
-            nn.Conv2d(inputs, width, 3, padding=1, bias=False),
-            nn.BatchNorm2d(width),
-            nn.PReLU(width),
-            nn.Conv2d(width, width, 3, stride, padding=1, bias=False),
-            nn.BatchNorm2d(width),
-        )
-        if stride == 1:
-            return Sum(branch)
-        shortcut = nn.Conv2d(inputs, width, 1, stride, bias=False)
-        return Sum(branch, nn.Sequential(shortcut, nn.BatchNorm2d(width)))
-
-    widths, layers, family = (64, 128, 256, 512), [], name.split("-")[0]
-    if family == "lenet":
-        for width in (32, 64, 128):
-            for _ in range(2):
-                layers += [nn.Conv2d(channels, width, 5, padding=2), nn.PReLU()]
-                channels = width
-            layers.append(nn.MaxPool2d(2))
-        return nn.Sequential(*layers, nn.Flatten(), nn.LazyLinear(2, bias=False))
-    if family == "lightcnn":
-        sizes = [(5, 48), (1, 48), (3, 96), (1, 96), (3, 192), (1, 192), (3, 128), (1, 128)]
-        for place, (kernel, width) in enumerate([*sizes, (3, 128)]):
-            conv = nn.Conv2d(channels, 2 * width, kernel, padding=kernel // 2)
-            layers += [conv, MaxFeatureMap()]
-            layers += [nn.MaxPool2d(2)] if place in (0, 2, 4, 8) else []
-            channels = width
-        return nn.Sequential(*layers, nn.Flatten(), nn.LazyLinear(512), MaxFeatureMap())
-    if family == "iresnet":
-        number = {"18": (2, 2, 2, 2), "50": (3, 4, 14, 3), "100": (3, 13, 30, 3)}
-        layers = [nn.Conv2d(channels, 64, 3, padding=1, bias=False), nn.BatchNorm2d(64)]
-        layers.append(nn.PReLU(64))
-        channels = 64
-        for width, blocks in zip(widths, number[name.split("-")[1]], strict=True):
-            for block in range(blocks):
-                layers.append(improved(channels, width, 1 if block else 2))
-                channels = width
-        last = nn.BatchNorm1d(512)
-        # insightface keeps the scale of the last layer at 1, and so does our backbone.
-        last.weight.requires_grad = False
-        return nn.Sequential(*layers, nn.BatchNorm2d(512), nn.Flatten(), nn.LazyLinear(512), last)
-    wen = family == "wen28"
-    blocks = (1, 2, 5, 3) if wen else {"20": (1, 2, 4, 1), "64": (3, 8, 16, 3)}[name.split("-")[1]]
-    if wen:
-        layers, channels = [nn.Conv2d(channels, 32, 3), nn.PReLU(32)], 32
-    for width, number in zip(widths, blocks, strict=True):
-        stride, padding = (1, 0) if wen else (2, 1)
-        layers += [nn.Conv2d(channels, width, 3, stride, padding), nn.PReLU(width)]
-        layers += [nn.MaxPool2d(2, ceil_mode=True)] if wen else []
-        layers += [residual(width) for _ in range(number)]
-        channels = width
-    return nn.Sequential(*layers, nn.Flatten(), nn.LazyLinear(512))
-
-
 def _images(batch: int, shape: tuple[int, int, int]) -> np.ndarray:
     return np.random.default_rng(0).uniform(-1, 1, (batch, *shape)).astype(np.float32)
 
@@ -223,6 +150,7 @@ CANDIDATES: dict[str, Callable] = {
     "hyperface float32": jax_calls,
     "torch float32": torch_calls,
     "torch float32, channels last": torch_calls,
+    "torch float32, compile": torch_calls,
     "hyperface float32, plain XLA": jax_calls,
     "hyperface float32, remat": jax_calls,
     "hyperface tf32": jax_calls,

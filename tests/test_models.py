@@ -5,14 +5,15 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import linen as nn
+from jax.sharding import PartitionSpec
 from jax.test_util import check_grads
 
 from hyperface import models
 from hyperface.config.backbones import BACKBONES
 from hyperface.errors import InputError
-from hyperface.models import depthwise as layers_depthwise
+from hyperface.models import convolutions
 from hyperface.models import norm as norms
-from hyperface.models.depthwise import depthwise
+from hyperface.models.convolutions import depthwise, pointwise
 from hyperface.models.layers import PReLU, max_pool, xavier
 from hyperface.models.lightcnn import max_feature_map
 from hyperface.models.norm import BatchNorm
@@ -276,11 +277,26 @@ def test_depthwise_is_a_grouped_convolution(stride, shape, rng):
         np.testing.assert_allclose(found, expected, rtol=0, atol=1e-12)
         for a, b in zip(plain(slope), rule(slope), strict=True):
             np.testing.assert_allclose(b, a, rtol=0, atol=1e-12)
-        elsewhere = layers_depthwise._at_once(stride, x, slope).reshape(kernel.shape)
+        elsewhere = convolutions._at_once(stride, convolutions._padded(x), slope).reshape(
+            kernel.shape
+        )
         np.testing.assert_allclose(elsewhere, plain(slope)[1], rtol=0, atol=1e-12)
         check_grads(
             jax.jit(lambda *args: depthwise(*args, stride)), (x, kernel), order=1, modes=["rev"]
         )
+
+
+@pytest.mark.parametrize("shape", [(6, 3), (2, 5, 4, 3)])
+def test_pointwise_is_a_product(shape, rng):
+    with jax.enable_x64(True):
+        x, kernel = rng.normal(size=shape), rng.normal(size=(3, 4))
+        expected, plain = jax.vjp(jnp.matmul, x, kernel)
+        found, rule = jax.vjp(pointwise, x, kernel)
+        slope = rng.normal(size=expected.shape)
+        np.testing.assert_allclose(found, expected, rtol=0, atol=1e-12)
+        for a, b in zip(plain(slope), rule(slope), strict=True):
+            np.testing.assert_allclose(b, a, rtol=0, atol=1e-12)
+        check_grads(pointwise, (x, kernel), order=2, modes=["rev"])
 
 
 def test_depthwise_in_bfloat16_sums_in_float32(rng):
@@ -361,6 +377,38 @@ def gradients(model, variables, images):
         return jnp.sum(jnp.sin(features[0] if model.batch_norm else features))
 
     return jax.grad(loss)(variables["params"])
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_a_network_may_be_mapped_by_shard_map(name, rng):
+    """Gradients of the parameters, which all devices share, are sums over the devices.
+
+    JAX's default tracks which values differ between devices, which every hand-written rule must
+    respect.
+    """
+    model, shape = SMALL[name]
+    images = rng.standard_normal((8, *shape))
+    variables = jax.jit(model.init)(jax.random.key(1), images.astype(np.float32))
+
+    def loss(params, images, axis_name):
+        settings = {"train": True, "mutable": ["batch_stats"], "axis_name": axis_name}
+        found = model.apply(
+            variables | {"params": params}, images, **(settings if model.batch_norm else {})
+        )
+        total = jnp.sum(jnp.sin(found[0] if model.batch_norm else found))
+        return total if axis_name is None else jax.lax.psum(total, axis_name)
+
+    split = jax.shard_map(
+        lambda params, images: loss(params, images, "batch"),
+        mesh=jax.make_mesh((4,), ("batch",), axis_types=(jax.sharding.AxisType.Auto,)),
+        in_specs=(PartitionSpec(), PartitionSpec("batch")),
+        out_specs=PartitionSpec(),
+    )
+    params = variables["params"]
+    expected = jax.jit(jax.grad(lambda *a: loss(*a, None)))(params, images.astype(np.float32))
+    found = jax.jit(jax.grad(split))(params, images.astype(np.float32))
+    for ours, theirs in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
+        np.testing.assert_allclose(ours, theirs, rtol=1e-3, atol=1e-4)
 
 
 # The other nets' blocks are Wen's.

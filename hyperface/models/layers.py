@@ -140,7 +140,9 @@ class PReLU(nn.Module):
         shape = (1,) if self.shared else (x.shape[-1],)
         slope = self.param("slope", nn.initializers.constant(0.25), shape).astype(x.dtype)
         slope = slope.reshape((1,) * (x.ndim - 1) + shape)
-        return jnp.maximum(x, 0) + slope * jnp.minimum(x, 0)
+        # Its gradient needs x alone, where that of max(x, 0) + slope * min(x, 0) would also store
+        # the minimum.
+        return jnp.where(x > 0, x, slope * x)
 
 
 class ResidualBlock(nn.Module):

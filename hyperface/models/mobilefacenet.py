@@ -10,7 +10,7 @@ from jax import lax
 from jax.typing import DTypeLike
 
 from hyperface.errors import InputError
-from hyperface.models.depthwise import depthwise
+from hyperface.models.convolutions import depthwise, pointwise
 from hyperface.models.layers import Backbone, PReLU
 from hyperface.models.norm import BatchNorm
 
@@ -186,9 +186,7 @@ class _Conv(nn.Module):
         shape = (*window, inputs // self.groups, self.width)
         kernel = self.param("kernel", he_normal, shape).astype(self.shared.dtype)
         if self.kernel == 1:
-            # A 1 x 1 convolution is a matrix product, whose gradient is 2 to 3 times faster on a
-            # CPU.
-            x = x @ kernel.reshape(inputs, self.width)
+            x = pointwise(x, kernel.reshape(inputs, self.width))
         elif self.groups == inputs == self.width:
             x = depthwise(x, kernel, self.stride)
         else:

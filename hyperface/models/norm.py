@@ -9,6 +9,8 @@ import numpy as np
 from flax import linen as nn
 from jax.typing import DTypeLike
 
+from hyperface.rules import vary_alike
+
 MOMENTUM = 0.9
 """Weight of the old value in a moving average; the new batch has the rest."""
 EPSILON = 1e-5
@@ -77,7 +79,8 @@ class BatchNorm(nn.Module):
                 # A batch that is only padding has no statistics, so the averages stay.
                 average.value = jnp.where(count > 0, moved, average.value)
         statistics = center, jax.lax.rsqrt(spread + EPSILON), jnp.maximum(count, 1)
-        normalized = _normalized(x, scale, bias, statistics, counted, axis_name)
+        arguments = vary_alike(x, scale, bias, jax.lax.stop_gradient(statistics), counted)
+        normalized = _normalized(*arguments, axis_name)
         # The cast is for the type checker, since `custom_vjp` loses the type.
         return cast(jax.Array, normalized).astype(self.dtype)
 
@@ -104,7 +107,10 @@ def _statistics(x: jax.Array, counted: jax.Array, axis_name: str | None) -> Stat
     divisor = jnp.maximum(count, 1).astype(x.dtype)
     mean = total(x) / divisor
     # E[x^2] - E[x]^2 would need one pass less, but cancels where the mean is large.
-    return mean, total((x - mean.reshape((1,) * (x.ndim - 1) + mean.shape)) ** 2) / divisor, count
+    # x + (-mean), because `_normalized` has x - mean. XLA computes an expression of both only once,
+    # and stores it in memory as one more map, where the sum could have it in its loop.
+    minus = (-mean).reshape((1,) * (x.ndim - 1) + mean.shape)
+    return mean, total((x + minus) ** 2) / divisor, count
 
 
 def _over_devices(total: jax.Array, axis_name: str | None) -> jax.Array:
@@ -170,7 +176,9 @@ def _normalized_bwd(axis_name: str | None, kept: _Kept, slope: jax.Array) -> tup
     unit = (_wide(x) - mean.reshape(row)) * inverse.reshape(row)
     # The parameters' gradients are those of this device's examples; the train step adds them over
     # the devices. The gradient of x needs the sums of all devices.
-    to_bias, to_scale = jnp.sum(slope, axes), jnp.sum(slope * unit, axes)
+    # The sum of slope * unit, without `unit`, which would be stored for it as one more map.
+    to_bias = jnp.sum(slope, axes)
+    to_scale = inverse * (jnp.sum(slope * _wide(x), axes) - mean * to_bias)
     shared, along = (_over_devices(total, axis_name) / places for total in (to_bias, to_scale))
     back = shared.reshape(row) + unit * along.reshape(row)
     mask = counted.reshape((-1,) + (1,) * (x.ndim - 1))
