@@ -14,6 +14,7 @@ from hyperface.metrics.calibration import (
     Logistic,
     calibrate,
     cllr,
+    cosine_as_probability,
     fit_isotonic,
     fit_logistic,
     reliability,
@@ -59,6 +60,14 @@ def test_the_logistic_moves_with_the_scores(offset, scale):
     moved = fit_logistic(scores * scale + offset, same)
     expected = fit_logistic(scores, same).log_ratio(scores)
     np.testing.assert_allclose(moved.log_ratio(scores * scale + offset), expected, atol=1e-4)
+
+
+def test_a_cosine_that_rounding_put_above_1_counts_as_1():
+    """Two equal images have such a cosine in float32."""
+    above = np.nextafter(np.float32(1), np.float32(2))
+    found = cosine_as_probability(np.array([-1.0, 0.0, above], np.float32))
+    np.testing.assert_array_equal(found, [0.0, 0.5, 1.0])
+    assert np.isfinite(cllr(found, np.array([0, 0, 1])))
 
 
 def test_separable_pairs_have_a_finite_calibration():

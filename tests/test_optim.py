@@ -115,6 +115,19 @@ def test_a_frozen_backbone_waits_without_momentum():
     np.testing.assert_allclose(third["backbone"]["conv"]["bias"], 0.9, rtol=1e-6)
 
 
+def test_frozen_layers_keep_their_values_and_have_no_momentum():
+    optimizer = Optimizer(learning_rate=0.1, weight_decay=0.3, frozen=("con*",))
+    found = after(optimizer, [1.0, 1.0])[-1]
+    assert found["backbone"]["conv"] == ONES["backbone"]["conv"]
+    assert found["backbone"]["norm"]["scale"] < 1
+    momentum = make_optimizer(optimizer, Loss(), 100).init(ONES)
+    trained = make_optimizer(Optimizer(), Loss(), 100).init(ONES)
+    assert len(jax.tree.leaves(momentum)) < len(jax.tree.leaves(trained))
+    summaries = {group.name: str(group) for group in group_summaries(ONES, optimizer)}
+    assert "kernels" not in summaries
+    assert summaries["frozen"] == "frozen 2 (0 x rate, 0 x decay)"
+
+
 def test_accumulated_batches_make_one_update_of_their_mean():
     one = Optimizer(learning_rate=0.1, boundaries=(2,), factor=0.5)
     two = Optimizer(learning_rate=0.1, boundaries=(4,), factor=0.5, accumulate=2)

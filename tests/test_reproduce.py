@@ -134,7 +134,7 @@ def test_no_score_overwrites_another(tmp_path, monkeypatch):
         for printed in tables.values():
             if "evaluate" in printed:
                 rows = [row["row"] for row in printed["rows"]]
-                calls += commands.full_commands(printed, rows, tmp_path)
+                calls += commands.full_commands(printed, rows, small)
         for call in calls:
             made.setdefault(call.makes, set()).add(call.options)
     assert len(made) > 50
@@ -585,7 +585,8 @@ def test_tables_read_the_evaluations_of_runs(evaluated, tmp_path):
 def test_missing_rows_come_with_commands_and_their_start(tmp_path):
     printed = papers.published()["normface"]["table-4"]
     wanted = {"C-contrastive, normalised"}
-    assert list(map(str, commands.full_commands(printed, wanted, tmp_path))) == [
+    made = context(tmp_path, runs=tmp_path)
+    assert list(map(str, commands.full_commands(printed, wanted, made))) == [
         f"hyperface train casia-lightcnn9-softmax --workdir {tmp_path}/wu-softmax",
         "hyperface train casia-lightcnn9-normface --loss.softmax.weight 0 "
         "--loss.c-contrastive.weight 1 "
@@ -594,7 +595,7 @@ def test_missing_rows_come_with_commands_and_their_start(tmp_path):
         "--checkpoint 6000 7000 8000 9000 10000",
     ]
     wanted = {"softmax, not normalised"}
-    assert str(commands.full_commands(printed, wanted, tmp_path)[-1]) == (
+    assert str(commands.full_commands(printed, wanted, made)[-1]) == (
         f"hyperface evaluate {tmp_path}/wu-softmax --protocol lfw --preset plain "
         f"--mirror none --out {tmp_path}/wu-softmax/evaluation-no-mirror"
     )
@@ -604,7 +605,8 @@ def write_small_run(runs_folder, method, seed, accuracy):
     """What the commands leave of a run at small scale, as far as it is read."""
     run = commands.folder(runs_folder, method, seed)
     run.mkdir(parents=True)
-    experiment = commands.training(method, runs_folder, seed)[-1].experiment()
+    made = Context(runs_folder, runs_folder, runs=runs_folder)
+    experiment = commands.training(method, made, seed)[-1].experiment()
     config = {
         "experiment": experiment.to_dict(),
         "data": {
@@ -822,7 +824,7 @@ def test_figures_are_drawn_of_runs_at_the_papers_scale(tmp_path):
     outcome = read("ringloss", "figure-8", made)
     assert len(outcome.entries) == 6
     assert set(outcome.missing) == {"SM + R (0.01)", "l2-Cons SM (30)", "SM + CL"}
-    (_, call) = commands.full_commands(published["figure-8"], {"SM + CL"}, folder)
+    (_, call) = commands.full_commands(published["figure-8"], {"SM + CL"}, made)
     assert str(call) == (
         f"hyperface evaluate {folder}/sm-cl --protocol cs3 --resolution 1 4 16 25 36 64 "
         f"--out {folder}/sm-cl/evaluation-cs3-resolution"
@@ -1083,7 +1085,8 @@ def test_protocols_without_their_files_are_left_out_of_an_evaluation(tmp_path):
 
 
 def test_a_run_from_another_start_is_not_done(tmp_path):
-    (call,) = commands.training("faces-normface", tmp_path / "my runs")[1:]
+    made = context(tmp_path, runs=tmp_path / "my runs")
+    (call,) = commands.training("faces-normface", made)[1:]
     call.makes.parent.mkdir(parents=True)
     call.start.mkdir()
     (call.start / "metrics.jsonl").write_text("{}\n")
@@ -1104,7 +1107,7 @@ def test_what_was_trained_beside_a_run_does_not_make_it_another(tmp_path):
     config = json.loads(path.read_text())
     config["experiment"]["compare"] = ["orl-softmax", "orl-ring"]
     path.write_text(json.dumps(config))
-    (call,) = commands.training("orl-normface", tmp_path)
+    (call,) = commands.training("orl-normface", context(tmp_path, runs=tmp_path))
     assert call.is_done(tmp_path / "data")
 
 
@@ -1112,7 +1115,7 @@ def test_a_run_on_data_that_was_prepared_anew_is_not_done_and_refused(tmp_path):
     data = tmp_path / "data"
     has_dataset(data, "faces")
     write_small_run(tmp_path, "faces-softmax", 0, 0.8)
-    (call,) = commands.training("faces-softmax", tmp_path)
+    (call,) = commands.training("faces-softmax", context(tmp_path, runs=tmp_path))
     assert call.is_done(data)
     (data / "faces/1.0.0").rename(data / "faces/1.0.1")
     assert not call.is_done(data)
@@ -1148,7 +1151,7 @@ def test_commands_that_fail_are_listed_after_the_report(tmp_path, monkeypatch):
     for name in ("faces", "lfw"):
         has_dataset(tmp_path / "data", name)
     write_small_run(tmp_path, "faces-softmax", 0, 0.8)
-    (start,) = commands.training("faces-softmax", tmp_path)
+    (start,) = commands.training("faces-softmax", context(tmp_path, runs=tmp_path))
     config = json.loads((tmp_path / "faces-softmax/config.json").read_text())
     config["experiment"] = start.experiment().to_dict()
     (tmp_path / "faces-softmax/config.json").write_text(json.dumps(config))

@@ -254,6 +254,26 @@ def test_a_given_backbone_is_where_the_heads_start(linear, batch):
     chex.assert_trees_all_equal_shapes(after.opt_state, before.opt_state)
 
 
+def test_frozen_layers_stay_and_the_others_move_as_before(batch):
+    """Frozen first layers cost no backward pass: the program has fewer operations."""
+    free = replace(EXPERIMENT, model=Model(name="sphereface-mini", feature_dim=8))
+    optimizer = replace(free.optimizer, frozen=("conv[12]", "prelu[12]", "block[12]_*"))
+    frozen = replace(free, optimizer=optimizer)
+    before, flops, after = fresh(batch, free), {}, {}
+    for experiment in (free, frozen):
+        state = fresh(batch, experiment)
+        compiled = jax.jit(train_step).lower(state, batch).compile()
+        flops[experiment] = compiled.cost_analysis()["flops"]
+        after[experiment] = compiled(state, batch)[0].params
+    assert flops[frozen] < 0.7 * flops[free]
+    for name, layer in after[frozen]["backbone"].items():
+        is_first = name.startswith(("conv1", "conv2", "prelu1", "prelu2", "block1", "block2"))
+        expected = (before.params if is_first else after[free])["backbone"][name]
+        chex.assert_trees_all_close(layer, expected, rtol=1e-4, atol=1e-7)
+    with pytest.raises(InputError, match=r"layers of the backbone \(block2_1, .*, found 'blok1'"):
+        fresh(batch, replace(free, optimizer=Optimizer(frozen=("blok1",))))
+
+
 def test_the_distortion_is_averaged_per_class_over_steps(linear, batch):
     batch["labels"] = np.int32(np.arange(16) % 3)  # classes 3 and 4 are never seen
     state, metrics = jax.jit(train_step)(fresh(batch), batch)

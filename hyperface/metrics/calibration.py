@@ -301,9 +301,10 @@ def cosine_as_probability(scores: np.ndarray) -> np.ndarray:
     This value is the baseline that a calibration must beat.
 
     Args:
-      scores: cosines, of any shape.
+      scores: cosines, of any shape. Rounding may have put the cosine of two equal images slightly
+        above 1; it counts as 1.
     """
-    return (1.0 + np.asarray(scores, np.float64)) / 2.0
+    return (1.0 + np.clip(np.asarray(scores, np.float64), -1.0, 1.0)) / 2.0
 
 
 def cllr(probabilities: np.ndarray, same: np.ndarray) -> float:

@@ -214,7 +214,7 @@ def _shown(item: Item, options: Reproduce, context: Context, *, measure: bool) -
         drawn = pictures.draw(printed, context)
         with owned.writing(folder):
             outcome = write_result(folder, key, runs.read(item, printed, context), drawn)
-        lines = commands.full_commands(printed, outcome.missing, context.runs)
+        lines = commands.full_commands(printed, outcome.missing, context)
         at_scale = any("run" in row for row in printed["rows"])
         reason = (
             " ".join(filter(None, [_unread(outcome), *absent])) if lines or not at_scale else ""
@@ -257,15 +257,16 @@ def _command(item: Item, options: Reproduce) -> str:
 
 
 def _absent(item: Item, paper: str, context: Context) -> list[str]:
-    """Returns one sentence per data set, protocol file and run that the item needs and lacks."""
+    """Returns one sentence per data set, network, protocol file and run that the item lacks."""
     from hyperface.reproduce import commands
 
     described, sentences = papers.published()["data"], []
     for name in commands.absent_data([*item.needs, *commands.small_data(item, paper)], context):
         about = described[name]
         how = f" To prepare it: {about['prepare']}." if about["prepare"] else ""
-        where = context.data_dir / name
-        sentences.append(f"Data set {name!r} is not at {where}: {about['what']}.{how}")
+        kind = "Released network" if "file" in about else "Data set"
+        where = context.data_dir / about.get("file", name)
+        sentences.append(f"{kind} {name!r} is not at {where}: {about['what']}.{how}")
     # Files that `small_faces` writes; others come from the authors of a protocol.
     ours = {about.get("file") for about in papers.published()["small"].values()}
     for path in commands.absent_files(item, paper, context):
@@ -274,7 +275,7 @@ def _absent(item: Item, paper: str, context: Context) -> list[str]:
     for name in item.runs:
         run = context.runs / name
         if not (run / commands.TRAINED).exists():
-            how = ", then ".join(map(str, commands.training(name, context.runs)))
+            how = ", then ".join(map(str, commands.training(name, context)))
             sentences.append(f"Run {name!r} is not at {run}. To train it: {how}.")
     return sentences
 

@@ -5,6 +5,7 @@ seeds. The run of seed 0 is in the folder METHOD, that of seed 2 in METHOD-seed2
 starts from a run of another method with the same seed, or with seed 0 if that method is `shared`.
 """
 
+import itertools
 import json
 import shlex
 from collections.abc import Iterable, Mapping
@@ -101,7 +102,8 @@ class Command(NamedTuple):
     """The file that the command writes last, so that it exists only after a complete command."""
     start: Path | None = None
     """The folder of the run whose network the command loads: the run to score, or the one from
-    which a training starts. None for a training from random weights."""
+    which a training starts. It is a file if a training starts from released weights, and None if it
+    starts from random ones."""
 
     def __str__(self) -> str:
         return f"hyperface {self.program} {self.options}"
@@ -125,7 +127,7 @@ class Command(NamedTuple):
             same_run = self.start is not None and settings["run"] == run_digest(self.start)
             same_files = _are_same(settings["files"], data_dir / "protocols")
             return self._has_scored(settings["options"]) and same_run and same_files
-        started = self.start is None or bool(run_digest(self.start))
+        started = self.start is None or bool(_digest_of(self.start))
         return started and not self.other_training(data_dir)
 
     def other_training(self, data_dir: Path) -> list[str]:
@@ -146,7 +148,7 @@ class Command(NamedTuple):
         # The names of runs to compare with are for reports: they do not change the weights.
         had["experiment"]["compare"] = wanted["experiment"]["compare"]
         found = differences(had, wanted)
-        origin, start = config.get("init_from", ""), self.start and run_digest(self.start)
+        origin, start = config.get("init_from", ""), self.start and _digest_of(self.start)
         if start and not origin.endswith(f"({start})"):
             found.append(f"init_from was {origin or 'nothing'}, is now {self.start} as it is")
         return found
@@ -172,6 +174,11 @@ class Command(NamedTuple):
         placed = {"protocol", "source", "out", "data_dir"}
         options = {name: value for name, value in had.items() if name not in placed}
         return protocols and options == {n: v for n, v in asked.items() if n not in placed}
+
+
+def _digest_of(start: Path) -> str:
+    """Returns the digest of a run's folder or of a file of weights; "" if there is none."""
+    return digest(start) if start.is_file() else run_digest(start)
 
 
 def _are_same(files: Mapping[str, str], folder: Path) -> bool:
@@ -254,12 +261,12 @@ def mismatched_runs(tables: Iterable[Mapping[str, Any]], context: Context) -> li
     shorter = _shorter(context)
     # [-1]: the last command trains the run itself, those before it the runs that it starts from.
     runs = [
-        training(row["small"], context.runs, seed, shorter)[-1]
+        training(row["small"], context, seed, shorter)[-1]
         for row in rows
         if "small" in row
         for seed in seeds(context.runs, row["small"])
     ]
-    runs += [training(row["run"], context.runs)[-1] for row in rows if "run" in row]
+    runs += [training(row["run"], context)[-1] for row in rows if "run" in row]
     there = [run for run in dict.fromkeys(runs) if run.makes.exists()]
     found = {run: run.other_training(context.data_dir) for run in there}
     return [f"{run.makes.parent}: {', '.join(other)}." for run, other in found.items() if other]
@@ -296,8 +303,8 @@ def small_commands(printed: Mapping[str, Any], context: Context, seed: int = 0) 
 def small_training(method: str, context: Context, seed: int = 0) -> list[Command]:
     """Returns the commands that train a method with one seed; [] if its data set is absent.
 
-    The last command trains the run itself. If the run is fine-tuned, the commands before it train
-    the run from which it starts. A method that `published.toml` marks as `shared` has one run for
+    The last command trains the run itself. If the run is fine-tuned from another one, the commands
+    before it train that run. A method that `published.toml` marks as `shared` has one run for
     all seeds: other methods start all their runs from it. This run has seed 0, and for another seed
     the result is [].
 
@@ -307,9 +314,9 @@ def small_training(method: str, context: Context, seed: int = 0) -> list[Command
       seed: the seed of the run.
     """
     shared = published()["methods"][method].get("shared")
-    if (seed and shared) or absent_data([trained_on(method)], context):
+    if (seed and shared) or absent_data(needed_by(method), context):
         return []
-    return training(method, context.runs, seed, _shorter(context))
+    return training(method, context, seed, _shorter(context))
 
 
 def _shorter(context: Context) -> str:
@@ -329,16 +336,22 @@ def few_steps(steps: int | None, quick: bool) -> int | None:
     return steps or (QUICK_STEPS if quick else None)
 
 
-def trained_on(method: str) -> str:
-    """Returns the name of the data set that a method of `published.toml` is trained on."""
-    return experiments.load(shlex.split(published()["methods"][method]["train"])[0]).data.name
+def needed_by(method: str) -> list[str]:
+    """Returns the names of the data that a method of `published.toml` is trained on.
+
+    They are the name of the data set and, if the method fine-tunes a released network, that of the
+    network.
+    """
+    about = published()["methods"][method]
+    data_set = experiments.load(shlex.split(about["train"])[0]).data.name
+    return [data_set, *([about["weights"]] if "weights" in about else [])]
 
 
 def small_data(item: Item, paper: str) -> list[str]:
-    """Returns the names of the data sets that the runs of a table at small scale use.
+    """Returns the names of the data that the runs of a table at small scale use.
 
-    They are the data sets of training and of evaluation. The result is [] if the item is not a
-    table of trained runs.
+    They are the data sets of training and of evaluation, and released networks. The result is [] if
+    the item is not a table of trained runs.
 
     Args:
       item: the item.
@@ -349,7 +362,7 @@ def small_data(item: Item, paper: str) -> list[str]:
     printed, known = published()[paper][item.name], published()["small"]
     small = [row["small"] for row in printed["rows"] if "small" in row]
     scored = [known[name]["data"] for name in SmallScale.of(printed).evaluations()] if small else []
-    return list(dict.fromkeys([*map(trained_on, small), *scored]))
+    return list(dict.fromkeys([*itertools.chain(*map(needed_by, small)), *scored]))
 
 
 def absent_files(item: Item, paper: str, context: Context) -> list[str]:
@@ -397,33 +410,44 @@ def small_options(evaluation: str, context: Context) -> tuple[str, list[str]]:
 
 
 def absent_data(names: Iterable[str], context: Context) -> list[str]:
-    """Returns those of the given data sets that the user still has to prepare.
+    """Returns those of the given data that the user still has to prepare.
 
-    These data sets are absent from the data folder. A data set that a command prepares by itself,
-    such as "orl_faces", is not returned even if it is absent.
+    They are absent from the data folder. A data set that a command prepares by itself, such as
+    "orl_faces", is not returned even if it is absent.
 
     Args:
-      names: names of data sets.
+      names: names of data sets and of released networks.
       context: contains the folder of the data.
     """
-    missing = [name for name in names if find(name, context.data_dir) is None]
+    known = published()["data"]
+    missing = [
+        name
+        for name in names
+        if not (
+            (context.data_dir / known[name]["file"]).is_file()
+            if "file" in known.get(name, {})
+            else find(name, context.data_dir)
+        )
+    ]
     return [name for name in missing if name not in AUTOMATIC]
 
 
-def full_commands(printed: Mapping[str, Any], rows: Iterable[str], runs: Path) -> list[Command]:
+def full_commands(
+    printed: Mapping[str, Any], rows: Iterable[str], context: Context
+) -> list[Command]:
     """Returns the commands that train and score some rows of a table at the paper's scale.
 
     Args:
       printed: the table as in `published.toml`.
       rows: names of the rows. A row without a run of its own, such as a method of other authors,
         has no commands.
-      runs: folder that contains the runs.
+      context: contains the folders of data and runs.
     """
     found: dict[Command, None] = {}
     for row in printed["rows"]:
         if "run" not in row or row["row"] not in rows:
             continue
-        found |= dict.fromkeys(training(row["run"], runs))
+        found |= dict.fromkeys(training(row["run"], context))
         if printed["evaluate"]:
             # NormFace averages the scores of five snapshots of each fine-tuned network (5.1), and
             # the row with an evaluation of its own has no mirror images (Table 4).
@@ -431,7 +455,7 @@ def full_commands(printed: Mapping[str, Any], rows: Iterable[str], runs: Path) -
             options = [printed["evaluate"]]
             options += [printed["snapshots"]] if tuned and "snapshots" in printed else []
             options += ["--mirror none"] if "evaluation" in row else []
-            run = folder(runs, row["run"])
+            run = folder(context.runs, row["run"])
             found[scoring(run, " ".join(options), evaluation(printed, row))] = None
     return list(found)
 
@@ -449,7 +473,7 @@ def evaluation(printed: Mapping[str, Any], row: Mapping[str, Any]) -> str:
     return row.get("evaluation", printed.get("evaluation", EVALUATION))
 
 
-def training(method: str, runs: Path, seed: int = 0, shorter: str = "") -> list[Command]:
+def training(method: str, context: Context, seed: int = 0, shorter: str = "") -> list[Command]:
     """Returns the commands that train a method, a set of training options, with one seed.
 
     The last command trains the run itself. If the run is fine-tuned, the commands before it train
@@ -457,20 +481,22 @@ def training(method: str, runs: Path, seed: int = 0, shorter: str = "") -> list[
 
     Args:
       method: name of a set of training options in `published.toml`, such as "faces-normface".
-      runs: folder that contains the runs.
+      context: contains the folders of data and runs.
       seed: the seed of the run.
       shorter: options of hyperface train that shorten the training, beginning with a space, such as
         " --steps 100"; "" for full length.
     """
-    about, run = published()["methods"][method], folder(runs, method, seed)
+    about, run = published()["methods"][method], folder(context.runs, method, seed)
     options, start, before = about["train"] + shorter, None, []
     options += f" --seed {seed}" if seed else ""
     if "start" in about:
         # A start that exists only once has seed 0, whatever the seed of this run is.
         of_start = 0 if is_of_one_start(about["start"]) else seed
-        start = folder(runs, about["start"], of_start)
-        before = training(about["start"], runs, of_start, shorter)
-        options += f" --init-from {shlex.quote(str(start))}"
+        start = folder(context.runs, about["start"], of_start)
+        before = training(about["start"], context, of_start, shorter)
+    if "weights" in about:
+        start = context.data_dir / published()["data"][about["weights"]]["file"]
+    options += f" --init-from {shlex.quote(str(start))}" if start else ""
     options += f" --workdir {shlex.quote(str(run))}"
     return [*before, Command("train", options, run / TRAINED, start)]
 

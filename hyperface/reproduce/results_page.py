@@ -25,6 +25,7 @@ SHOWN = {
         "convergence-faces",
         "untrained",
         "from-scratch-faces",
+        "released-network",
         "table-2",
         "from-scratch",
         "table-3",

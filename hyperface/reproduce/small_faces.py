@@ -11,6 +11,13 @@ all at half size, each with at least five images:
         --half-size celeba_56x48.zip --least 5
     hyperface prepare people --out faces56 --held-out 60
 
+For networks that take 112 x 112 pixels, such as a released MobileFaceNet, `--square` writes all
+images at that size:
+
+    python -m hyperface.reproduce.small_faces celeba.zip cfp.zip overlap.csv --out people \\
+        --half-size celeba_56x48.zip --least 5 --square
+    hyperface prepare people --out faces112 --held-out 60
+
 DATA is the folder of prepared data sets. The first two archives contain aligned faces of 112 x 96
 pixels, one folder per person; a CFP folder contains the folders frontal/ and profile/. The table
 names the CFP people who are also in LFW, by its columns `dataset` and `id`.
@@ -32,11 +39,12 @@ import itertools
 import logging
 import shutil
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 from zipfile import ZipFile
 
+import numpy as np
 import tyro
 from PIL import Image
 
@@ -87,6 +95,10 @@ class SmallFaces:
     half_size: Path | None = None
     """Zip archive of more CelebA people, with files PERSON/IMAGE.jpg at half the size. All other
     images are reduced to that size. An image that is in both CelebA archives is written once."""
+    square: bool = False
+    """Write all images as squares of 112 x 112 pixels. Images of the half-size archive are enlarged
+    instead of the others being reduced. The columns at the left and right edge are repeated, which
+    puts the face where 112 x 112 templates have it."""
     least: int = 1
     """Smallest number of images per person. People with fewer images are left out."""
     pairs: Path | None = None
@@ -115,12 +127,14 @@ def main(args: Sequence[str]) -> None:
     with options.overlap.open(encoding="utf-8", newline="") as file:
         in_lfw = {row["id"] for row in csv.DictReader(file) if row["dataset"] == "cfp"}
     celeba, cfp = LEFT_OUT["celeba"], LEFT_OUT["cfp"] | in_lfw
+    change = _squared if options.square else _unchanged if options.half_size is None else _halved
     archives = [
-        Archive("celeba", options.celeba, celeba, 1 if options.half_size is None else 2),
-        Archive("cfp", options.cfp, cfp, 1 if options.half_size is None else 2),
+        Archive("celeba", options.celeba, celeba, change),
+        Archive("cfp", options.cfp, cfp, change),
     ]
     if options.half_size is not None:
-        archives.append(Archive("celeba", options.half_size, celeba, 1))
+        change = _squared if options.square else _unchanged
+        archives.append(Archive("celeba", options.half_size, celeba, change))
     with (
         owned.writing(options.out),
         # Beside the result, so that the last step is a rename on one file system: a killed command
@@ -144,8 +158,8 @@ class Archive(NamedTuple):
     path: Path
     left_out: frozenset[str]
     """Names of its people who are left out, because they are also in another data set."""
-    shrink: int
-    """Factor by which each side of its images is reduced; 1 keeps the images as they are."""
+    change: Callable[[bytes], tuple[bytes, str]]
+    """Function from an encoded JPEG to (the encoded image to write, its suffix)."""
 
 
 def _extract(folder: Path, archives: Sequence[Archive], least: int) -> None:
@@ -155,29 +169,38 @@ def _extract(folder: Path, archives: Sequence[Archive], least: int) -> None:
         before = len(counts)
         for person, image, content in _images(archive):
             target = folder / f"{archive.name}_{person}" / image
-            if archive.shrink > 1:
-                target = target.with_suffix(".png")
             # The number of an image is the same in both archives of CelebA.
             if any(target.with_suffix(kind).exists() for kind in (".png", ".jpg")):
                 continue
             target.parent.mkdir(parents=True, exist_ok=True)
-            target.write_bytes(_smaller(content, archive.shrink))
+            content, suffix = archive.change(content)
+            target.with_suffix(suffix).write_bytes(content)
             counts[target.parent.name] += 1
         log.info(f"{archive.path}: {len(counts) - before} people not seen before")
     for person in [person for person, count in counts.items() if count < least]:
         shutil.rmtree(folder / person)
 
 
-def _smaller(content: bytes, shrink: int) -> bytes:
-    """Returns an encoded image whose sides are reduced by the factor `shrink`, as PNG.
+def _unchanged(content: bytes) -> tuple[bytes, str]:
+    return content, ".jpg"
 
-    Each pixel is the mean of shrink x shrink pixels. A factor of 1 returns the content unchanged.
-    """
-    if shrink == 1:
-        return content
+
+def _halved(content: bytes) -> tuple[bytes, str]:
+    """Returns an image with half the sides. Each pixel is the mean of 2 x 2 pixels."""
+    return _encoded(Image.fromarray(decode(content)).reduce(2)), ".png"
+
+
+def _squared(content: bytes) -> tuple[bytes, str]:
+    """Returns an image of 112 x 112 pixels; see `SmallFaces.square`."""
+    image = Image.fromarray(decode(content)).resize((96, 112), Image.Resampling.BICUBIC)
+    padded = np.pad(np.asarray(image), ((0, 0), (8, 8), (0, 0)), mode="edge")
+    return _encoded(Image.fromarray(padded)), ".png"
+
+
+def _encoded(image: Image.Image) -> bytes:
+    """Returns the image as PNG, because a second JPEG compression would add artefacts."""
     out = io.BytesIO()
-    # PNG has no loss: a second JPEG compression would add artefacts to those of the first.
-    Image.fromarray(decode(content)).reduce(shrink).save(out, "PNG")
+    image.save(out, "PNG")
     return out.getvalue()
 
 

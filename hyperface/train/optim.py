@@ -1,6 +1,8 @@
 """Builds the optimiser: SGD with momentum, one rule per group of parameters, and a schedule."""
 
-from collections.abc import Hashable, Mapping
+from collections.abc import Hashable, Mapping, Sequence
+from fnmatch import fnmatchcase
+from functools import partial
 from typing import Any, NamedTuple, cast
 
 import jax
@@ -23,12 +25,15 @@ OF_PARTS = {
 """The groups that each part of the network may have. Only a user's own loss has kernels in a head,
 and only a user's own module has a parameter of another name."""
 
+_FROZEN = "backbone.frozen"
+"""The label of parameters in layers that are not trained."""
+
 
 class GroupSummary(NamedTuple):
     """The description of a group of parameters that a run prints when it starts."""
 
     name: str
-    """Name of the group, a field of `Groups`, such as "kernels"."""
+    """Name of the group, a field of `Groups`, such as "kernels", or "frozen"."""
     parameters: int
     """Number of values in all its parameters."""
     rule: Group
@@ -74,7 +79,8 @@ def make_optimizer(optimizer: Optimizer, loss: Loss, steps: int) -> optax.Gradie
     if loss.center.weight and loss.center.rule == "paper":
         # The paper's rule has a rate of its own, which no schedule lowers.
         chains[_label("head", "centers")] = optax.sgd(loss.center.rate)
-    rule = optax.partition(chains, parameter_groups)
+    chains[_FROZEN] = optax.set_to_zero()
+    rule = optax.partition(chains, partial(parameter_groups, frozen=optimizer.frozen))
     if optimizer.clip is not None:
         # First in the chain, so that the clipped length is that of the gradient, without the weight
         # decay, which is added later.
@@ -198,14 +204,39 @@ def with_updates(opt_state: Any, updates: int) -> Any:
     return jax.tree_util.tree_map_with_path(at, opt_state)
 
 
-def parameter_groups(params: Mapping[str, Any]) -> Any:
+def is_frozen(layer: str, frozen: Sequence[str]) -> bool:
+    """Returns whether the name of a layer matches one of the patterns of `Optimizer.frozen`."""
+    return any(fnmatchcase(layer, pattern) for pattern in frozen)
+
+
+def without_frozen(params: Any, frozen: Sequence[str]) -> Any:
+    """Returns the parameters of an `EmbeddingNetwork`, without gradients to the frozen layers.
+
+    Args:
+      params: the parameters.
+      frozen: patterns of names of layers of the backbone, as in `Optimizer.frozen`.
+    """
+    if not frozen:
+        return params
+    backbone = {
+        name: jax.lax.stop_gradient(layer) if is_frozen(name, frozen) else layer
+        for name, layer in params["backbone"].items()
+    }
+    return {**params, "backbone": backbone}
+
+
+def parameter_groups(params: Mapping[str, Any], frozen: Sequence[str] = ()) -> Any:
     """Returns a tree like the parameters of an `EmbeddingNetwork`, with a text per parameter.
 
     The text is "part.group", such as "backbone.kernels", and names the group whose factors of
-    learning rate and weight decay apply.
+    learning rate and weight decay apply. It is "backbone.frozen" in layers that are not trained.
 
     The part is "backbone" or "head". The group is a field of `Groups`, determined by the
     parameter's name; it is "others" for an unknown name.
+
+    Args:
+      params: the parameters.
+      frozen: patterns of names of layers of the backbone, as in `Optimizer.frozen`.
     """
 
     def walk(node: Mapping[str, Any], part: str) -> dict[str, Any]:
@@ -219,7 +250,11 @@ def parameter_groups(params: Mapping[str, Any]) -> Any:
             for name, child in node.items()
         }
 
-    return {part: walk(node, part) for part, node in params.items()}
+    groups = {part: walk(node, part) for part, node in params.items()}
+    for name, layer in groups.get("backbone", {}).items():
+        if is_frozen(name, frozen):
+            groups["backbone"][name] = jax.tree.map(lambda _: _FROZEN, layer)
+    return groups
 
 
 def group_summaries(params: Mapping[str, Any], optimizer: Optimizer) -> list[GroupSummary]:
@@ -231,14 +266,14 @@ def group_summaries(params: Mapping[str, Any], optimizer: Optimizer) -> list[Gro
     """
     sizes: dict[str, int] = {}
     unknown: dict[str, None] = {}
-    labels = jax.tree.leaves(parameter_groups(params))
+    labels = jax.tree.leaves(parameter_groups(params, optimizer.frozen))
     leaves = jax.tree_util.tree_leaves_with_path(params)
     for label, (path, leaf) in zip(labels, leaves, strict=True):
         name = label.split(".")[1]
         sizes[name] = sizes.get(name, 0) + leaf.size
         if name == "others":
             unknown[path[-1].key] = None
-    return [
+    summaries = [
         GroupSummary(
             name,
             sizes[name],
@@ -248,6 +283,9 @@ def group_summaries(params: Mapping[str, Any], optimizer: Optimizer) -> list[Gro
         for name in Groups.names()
         if name in sizes
     ]
+    if "frozen" in sizes:
+        summaries.append(GroupSummary("frozen", sizes["frozen"], Group(rate=0.0, decay=0.0)))
+    return summaries
 
 
 def _group(name: str, part: str) -> str:

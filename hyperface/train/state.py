@@ -13,7 +13,7 @@ from hyperface import models
 from hyperface.config.experiment import Experiment
 from hyperface.errors import InputError
 from hyperface.heads import Context, Heads, Objective
-from hyperface.train.optim import agents_optimizer, make_optimizer
+from hyperface.train.optim import agents_optimizer, is_frozen, make_optimizer
 
 
 def takes_batch(backbone: nn.Module) -> bool:
@@ -32,10 +32,13 @@ class EmbeddingNetwork(nn.Module):
     Attributes:
       backbone: the network from images [batch, height, width, channels] to features [batch, dim].
       head: the heads, which own the parameters of the loss.
+      frozen: patterns of names of layers of the backbone that are not trained, as in
+        `Optimizer.frozen`.
     """
 
     backbone: nn.Module
     head: Heads
+    frozen: tuple[str, ...] = ()
 
     def __call__(
         self, images: jax.Array, labels: jax.Array, context: Context | None = None
@@ -135,7 +138,7 @@ def create_state(
 
     Raises:
       InputError: a user's module returns no features, or has variables that are neither parameters
-        nor batch statistics.
+        nor batch statistics; or a name of `Optimizer.frozen` fits no layer.
     """
     network = make_network(experiment, num_classes)
     optimizer = make_optimizer(experiment.optimizer, experiment.loss, experiment.steps)
@@ -199,7 +202,7 @@ def abstract_state(
 
     Raises:
       InputError: a user's module returns no features, or has variables that are neither parameters
-        nor batch statistics.
+        nor batch statistics; or a name of `Optimizer.frozen` fits no layer.
     """
     batch = experiment.data.batch_size
     # `eval_shape` also finds a backbone that does not fit, before anything is allocated.
@@ -222,11 +225,13 @@ def make_network(experiment: Experiment, num_classes: int) -> EmbeddingNetwork:
         backbone = models.create(model.name, **settings)
     else:
         backbone = models.from_object(model.backbone, **settings)
-    return EmbeddingNetwork(backbone=backbone, head=Heads(num_classes, experiment.loss))
+    head = Heads(num_classes, experiment.loss)
+    return EmbeddingNetwork(backbone, head, tuple(experiment.optimizer.frozen))
 
 
 def _check_variables(variables: Any, network: EmbeddingNetwork) -> None:
-    """Raises InputError if a user's module has variables that a `TrainState` does not keep."""
+    """Raises InputError if a `TrainState` does not keep a module's variables, or if a pattern of
+    frozen layers matches none."""
     unknown = sorted(set(variables) - {"params", "batch_stats"})
     if unknown:
         raise InputError(
@@ -238,3 +243,10 @@ def _check_variables(variables: Any, network: EmbeddingNetwork) -> None:
             "model.backbone: expected `batch_norm = True` of a module with batch statistics, as "
             f"hyperface.models.Backbone has it, found none in {type(network.backbone).__name__}."
         )
+    layers = variables["params"].get("backbone", {})
+    for pattern in network.frozen:
+        if not any(is_frozen(layer, [pattern]) for layer in layers):
+            raise InputError(
+                f"optimizer.frozen: expected names of layers of the backbone "
+                f"({', '.join(layers)}), found {pattern!r}."
+            )
