@@ -29,7 +29,7 @@ MAY_IMPORT = {
     "config": ({"errors"}, set()),
     "experiments": ({"config", "errors", "files"}, set()),
     "devices": ({"errors"}, {"orbax"}),  # For its barrier, if there are several processes.
-    "models": (BASE | {"config"}, {"flax"}),
+    "models": (BASE | {"config", "rules"}, {"flax"}),
     "heads": (BASE | {"config", "losses", "normalize", "theory"}, {"flax"}),
     "data": (BASE | {"config", "devices"}, {"grain", "tensorflow_datasets"}),
     "train": (
