@@ -3,7 +3,7 @@
 Source: Ring loss, Eq. 1 with lambda = 0.01.
 Command: hyperface train mobilefacenet-ring --init-from net.onnx
 Data: as for mobilefacenet-softmax.
-Time: 4 minutes on two CPU cores.
+Time: 3 minutes on two CPU cores.
 Published: none on this data.
 Measured: docs/how-to/released_weights.md.
 """
