@@ -1163,6 +1163,24 @@ def test_commands_that_fail_are_listed_after_the_report(tmp_path, monkeypatch):
     assert (tmp_path / "normface/report.html").exists()
 
 
+def test_a_method_may_start_from_a_released_network(tmp_path, monkeypatch):
+    made, started = context(tmp_path, runs=tmp_path), []
+    has_dataset(tmp_path / "data", "faces112")
+    assert commands.small_training("mobilefacenet-normface", made) == []
+    (item,) = papers.items("normface", ("released-network",))
+    lacks = "\n".join(command._absent(item, "normface", made))
+    assert f"network 'mobilefacenet' is not at {tmp_path}/data/weights/fr_feature.onnx" in lacks
+    file = tmp_path / "data/weights/fr_feature.onnx"
+    file.parent.mkdir()
+    file.write_bytes(b"weights")
+    (call,) = commands.small_training("mobilefacenet-normface", made)
+    assert f"--init-from {file}" in call.options
+    diverged = SimpleNamespace(poll=lambda: program.EXIT_DIVERGED)
+    monkeypatch.setattr(scheduler, "_start", lambda *a: started.append(a[0]) or diverged)
+    assert scheduler.run_all([call], made) == []
+    assert started == [call]
+
+
 def test_side_by_side_each_waits_for_what_it_starts_from(tmp_path, monkeypatch):
     under_way, most, order = set(), [], []
 

@@ -5,7 +5,7 @@ Command: hyperface train mobilefacenet-joint --init-from net.onnx
 Data: as for mobilefacenet-softmax.
 Time: 3 minutes on two CPU cores.
 Published: none on this data.
-Measured: docs/how-to/released_weights.md.
+Measured: see the results of NormFace in the documentation.
 """
 
 import dataclasses

@@ -10,7 +10,7 @@ Data: images of 112 x 112 of 2,733 people, and 840 of 60 others, by
   hyperface prepare people --out faces112 --held-out 60.
 Time: 3 minutes on two CPU cores.
 Published: none on this data.
-Measured: docs/how-to/released_weights.md.
+Measured: see the results of NormFace in the documentation.
 """
 
 from hyperface.config.experiment import (

@@ -108,6 +108,13 @@ class Command(NamedTuple):
     def __str__(self) -> str:
         return f"hyperface {self.program} {self.options}"
 
+    @property
+    def needs(self) -> Path | None:
+        """The file that must exist before the command can run; None if it needs no other run."""
+        if self.start is None or self.start.is_file():
+            return self.start
+        return self.start / TRAINED
+
     def is_done(self, data_dir: Path) -> bool:
         """Returns whether the command was completed already, so that it need not run again.
 

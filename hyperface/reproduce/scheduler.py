@@ -22,7 +22,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
 from hyperface import owned
-from hyperface.reproduce.commands import TRAINED, Command
+from hyperface.reproduce.commands import Command
 from hyperface.reproduce.item import Context
 from hyperface.runs.prepare import prepare_missing
 from hyperface.runs.program import EXIT_DIVERGED
@@ -83,7 +83,7 @@ def run_all(commands: Sequence[Command], context: Context) -> list[str]:
                         failed += _failure(running.command, status)
                 elif not running and not is_stopped() and (command := _next(waiting, slots)):
                     waiting.remove(command)
-                    needed = command.start and command.start / TRAINED
+                    needed = command.needs
                     if needed and (needed in lost or not needed.exists()):
                         lost.add(command.makes)
                         log.info(f"No trained run in {command.start}: {command} is left out.")
@@ -124,7 +124,7 @@ def _next(waiting: Sequence[Command], slots: Slots) -> Command | None:
     """
     unfinished = {one.command.makes for one in slots if one}
     for command in waiting:
-        if command.start is None or command.start / TRAINED not in unfinished:
+        if command.needs not in unfinished:
             return command
         unfinished.add(command.makes)
     return None
