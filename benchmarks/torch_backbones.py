@@ -14,15 +14,17 @@ def create(name: str, channels: int) -> nn.Module:
       channels: number of channels of the images.
     """
     family, _, depth = name.partition("-")
-    made = {
+    if family in ("lenet", "lightcnn", "mobilefacenet", "wen28") and depth not in ("", "9"):
+        raise ValueError(f"expected a network that has a counterpart in Torch, found {name!r}")
+    builders = {
         "iresnet": _iresnet,
         "lenet": _lenet,
         "lightcnn": _lightcnn,
         "mobilefacenet": _mobilefacenet,
         "sphereface": _sphereface,
         "wen28": _wen28,
-    }[family]
-    return made(depth, channels)
+    }
+    return builders[family](depth, channels)
 
 
 class Sum(nn.Module):

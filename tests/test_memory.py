@@ -1,5 +1,7 @@
 """The memory estimate, worked by hand, and beside what XLA asks for."""
 
+from dataclasses import replace
+
 import jax
 import numpy as np
 import pytest
@@ -76,6 +78,13 @@ def test_agents_that_are_updated_in_the_sweep_have_no_gradient():
     found = memory_estimate(RUN._replace(agents_in_sweep=2048), 1, shard_agents=False)
     assert found.gradients == 112 * MIB
     assert found.agents == found.agent_state == 2048 * MIB
+
+
+def test_nothing_is_kept_for_the_backward_pass_of_frozen_first_layers():
+    run = Experiment("memory", steps=1, model=Model(name="sphereface-mini", feature_dim=8))
+    frozen = replace(run, optimizer=Optimizer(frozen=("conv[12]", "prelu[12]", "block[12]_*")))
+    kept = [run_sizes(abstract_state(e, 5, (32, 28, 3)), 16, (32, 28, 3)) for e in (run, frozen)]
+    assert kept[1].activations < 0.5 * kept[0].activations
 
 
 NEAR = 1.3

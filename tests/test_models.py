@@ -297,6 +297,9 @@ def test_pointwise_is_a_product(shape, rng):
         for a, b in zip(plain(slope), rule(slope), strict=True):
             np.testing.assert_allclose(b, a, rtol=0, atol=1e-12)
         check_grads(pointwise, (x, kernel), order=2, modes=["rev"])
+    mixed = jnp.asarray(x, jnp.bfloat16), jnp.asarray(kernel, jnp.float32)
+    found, rule = jax.vjp(pointwise, *mixed)
+    assert [part.dtype for part in rule(jnp.ones_like(found))] == [jnp.bfloat16, jnp.float32]
 
 
 def test_depthwise_in_bfloat16_sums_in_float32(rng):
@@ -552,6 +555,25 @@ def test_batch_norm_gradients_are_those_of_its_formula(rng, counted):
             np.testing.assert_allclose(ours, theirs, rtol=1e-10, atol=1e-12)
     low = jax.vjp(rule, *(a.astype(jnp.bfloat16) for a in (x, scale, bias)))[1]
     assert low(jnp.ones((6, 3, 4)))[0].dtype == jnp.bfloat16
+
+
+def test_batch_norm_keeps_its_digits_where_the_mean_is_large(rng):
+    """The gradient of the scale in float32, against the formula in float64."""
+    x = (rng.standard_normal((64, 14, 14, 2)) + 1e3).astype(np.float32)
+    slope = rng.standard_normal(x.shape).astype(np.float32)
+
+    def loss(scale):
+        params = {"scale": scale, "bias": jnp.zeros(2)}
+        averages = {"mean": jnp.zeros(2), "variance": jnp.ones(2)}
+        found, _ = BatchNorm().apply(
+            {"params": params, "batch_stats": averages}, x, train=True, mutable=["batch_stats"]
+        )
+        return jnp.sum(slope * found)
+
+    wide = x.astype(np.float64)
+    unit = (wide - wide.mean((0, 1, 2))) / np.sqrt(wide.var((0, 1, 2)) + norms.EPSILON)
+    found = jax.jit(jax.grad(loss))(jnp.ones(2))
+    np.testing.assert_allclose(found, np.sum(slope * unit, (0, 1, 2)), atol=1e-2)
 
 
 def test_batch_norm_of_padding_alone_learns_nothing(rng):

@@ -128,6 +128,12 @@ def test_frozen_layers_keep_their_values_and_have_no_momentum():
     assert summaries["frozen"] == "frozen 2 (0 x rate, 0 x decay)"
 
 
+def test_a_run_without_frozen_layers_has_the_state_of_earlier_versions():
+    """A checkpoint of an earlier version could not be restored otherwise."""
+    state = make_optimizer(Optimizer(), Loss(), 100).init(ONES)
+    assert "backbone.frozen" not in state.inner_states
+
+
 def test_accumulated_batches_make_one_update_of_their_mean():
     one = Optimizer(learning_rate=0.1, boundaries=(2,), factor=0.5)
     two = Optimizer(learning_rate=0.1, boundaries=(4,), factor=0.5, accumulate=2)

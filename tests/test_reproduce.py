@@ -1163,6 +1163,21 @@ def test_commands_that_fail_are_listed_after_the_report(tmp_path, monkeypatch):
     assert (tmp_path / "normface/report.html").exists()
 
 
+def test_a_run_from_another_released_file_is_not_done(tmp_path):
+    made = context(tmp_path, runs=tmp_path / "runs")
+    (call,) = commands.training("mobilefacenet-softmax", made)
+    call.start.parent.mkdir(parents=True)
+    call.start.write_bytes(b"one")
+    call.makes.parent.mkdir(parents=True)
+    call.makes.write_text("{}")
+    config = {"experiment": call.experiment().to_dict(), "data": {}}
+    config["init_from"] = f"{call.start} ({digest(call.start)})"
+    (call.makes.parent / "config.json").write_text(json.dumps(config))
+    assert call.is_done(made.data_dir)
+    call.start.write_bytes(b"two")
+    assert not call.is_done(made.data_dir)
+
+
 def test_a_method_may_start_from_a_released_network(tmp_path, monkeypatch):
     made, started = context(tmp_path, runs=tmp_path), []
     has_dataset(tmp_path / "data", "faces112")

@@ -49,6 +49,30 @@ def test_people_of_the_test_sets_are_left_out(arguments, tmp_path):
         small_faces.main(arguments)
 
 
+def jpeg(height, width):
+    pixels = np.zeros((height, width, 3), np.uint8)
+    pixels[:, : width // 2, 0], pixels[:, width // 2 :, 2] = 200, 100
+    content = io.BytesIO()
+    Image.fromarray(pixels).save(content, "JPEG", quality=95)
+    return content.getvalue()
+
+
+def test_squares_repeat_the_edges_and_have_one_size(arguments, tmp_path):
+    for name, size in (("celeba", (112, 96)), ("cfp", (112, 96)), ("half", (56, 48))):
+        with ZipFile(tmp_path / f"{name}.zip", "w") as opened:
+            opened.writestr(f"00{len(name)}/frontal/01.jpg", jpeg(*size))
+    small_faces.main([*arguments, "--half-size", str(tmp_path / "half.zip"), "--square"])
+    found = sorted((tmp_path / "people").rglob("*.*"))
+    assert [path.suffix for path in found] == [".png"] * 3
+    for path in found:
+        pixels = np.asarray(Image.open(path))
+        assert pixels.shape == (112, 112, 3)
+        for edge, column in ((slice(8), 8), (slice(104, None), 103)):
+            np.testing.assert_array_equal(pixels[:, edge], pixels[:, [column] * 8])
+        assert pixels[56, 0, 0] > 150 > 50 > pixels[56, 0, 2]
+        assert pixels[56, -1, 2] > 50 > pixels[56, -1, 0]
+
+
 def test_frontal_profile_pairs_are_of_people_held_out_and_of_one_fold(arguments, tmp_path):
     images = [f"{p:03}/{k}/{i:02}.jpg" for p in range(70, 140) for k in KINDS for i in (1, 2)]
     archive(tmp_path / "cfp.zip", images)

@@ -156,10 +156,11 @@ class Optimizer:
     """Number of steps at the start in which only the loss' own parameters are trained, such as the
     class weights, and not the backbone."""
     frozen: tuple[str, ...] = field(default=(), metadata=records.RARE)
-    """Names of layers of the backbone that are never trained, such as "conv1" and "block1_*", where
-    * stands for any text. The layers are the outermost modules of the backbone. If the first ones
-    are frozen, no gradient is computed for them, which saves time. Batch normalisation in a frozen
-    layer still uses the statistics of the batch."""
+    """Names of layers of the backbone that are never trained, such as "conv1" and "block1_*". They
+    are shell patterns: * stands for any text, and [12] for one of two characters. The layers are
+    the outermost modules of the backbone. If the first layers are frozen, no gradient is computed
+    for them, which saves time. Batch normalisation in a frozen layer still uses the statistics of
+    the batch, and still updates its moving averages."""
     accumulate: int = 1
     """Number of batches whose mean gradient is used for one update. This replaces a large batch
     that does not fit into memory. Each batch counts as one step."""

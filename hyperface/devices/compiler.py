@@ -6,9 +6,9 @@ import jax
 
 # By default XLA's CPU backend passes convolutions, matrix products and sums to a library. The
 # library's gradients of convolution kernels take three times as long as XLA's own, so convolutions
-# stay with XLA. Products and sums go to the library: XLA's own sum over all but the last axis, such
-# as the gradient of a bias, takes 30 times as long. The option's name is experimental, and other
-# versions of XLA may not know it.
+# stay with XLA. Products and sums go to the library: XLA's own sum over all axes but the last, as
+# in the gradient of a bias, takes 30 times as long as the library's. The option's name is
+# experimental, and other versions of XLA may not know it.
 _CPU = {
     "xla_cpu_experimental_ynn_fusion_type": (
         "LIBRARY_FUSION_TYPE_INDIVIDUAL_DOT,LIBRARY_FUSION_TYPE_REDUCE"

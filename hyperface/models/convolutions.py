@@ -38,11 +38,12 @@ def _product_fwd(x: jax.Array, kernel: jax.Array) -> tuple[jax.Array, _Kept]:
 
 def _product_bwd(kept: _Kept, slope: jax.Array) -> tuple[jax.Array, jax.Array]:
     x, kernel = kept
-    # XLA's CPU backend transposes the first operand of a product over the rows, together with all
-    # that computes it. x is in memory already; autodiff would put the slope there, whose
-    # computation is then as slow as the transposition.
+    # XLA's CPU backend transposes the first operand of this product, and computes the operand
+    # within that slow loop. x is stored already. Autodiff would make the slope the first operand,
+    # and the slope still has to be computed.
     rows, slopes = (part.reshape(-1, part.shape[-1]) for part in (x, slope))
-    return slope @ kernel.T, lax.dot_general(rows, slopes, (((0,), (0,)), ((), ())))
+    to_kernel = lax.dot_general(rows, slopes, (((0,), (0,)), ((), ())))
+    return (slope @ kernel.T).astype(x.dtype), to_kernel.astype(kernel.dtype)
 
 
 _product.defvjp(_product_fwd, _product_bwd)
@@ -110,7 +111,7 @@ def _depthwise(x: jax.Array, kernel: jax.Array, stride: int) -> jax.Array:
 
 
 def _depthwise_fwd(x: jax.Array, kernel: jax.Array, stride: int) -> tuple[jax.Array, _Kept]:
-    # The padded maps are in memory anyway. If x was kept, it would have to be stored beside them.
+    # The padded maps are kept instead of x, because they are in memory for the forward pass anyway.
     padded = _padded(x)
     return _convolved(padded, kernel, stride), (padded, kernel)
 
@@ -124,14 +125,14 @@ def _depthwise_bwd(stride: int, kept: _Kept, slope: jax.Array) -> tuple[jax.Arra
       slope: the gradient to the output.
     """
     padded, kernel = kept
-    # The gradient of x is a convolution too, with the kernel turned by 180 degrees. A stride leaves
-    # out results, which are then zeros between the slopes. Autodiff would add up nine padded arrays
-    # in memory instead, which takes three times as long.
+    # The gradient of x is a convolution of the slopes with the kernel turned by 180 degrees. A
+    # stride skips windows; zeros between the slopes stand for them. Autodiff would add nine padded
+    # arrays in memory, which takes three times as long.
     ends = ((side - 3) % stride for side in padded.shape[1:3])
     spread = [(0, 0, 0), *((0, end, stride - 1) for end in ends), (0, 0, 0)]
     spread_slope = _padded(lax.pad(slope, jnp.zeros((), slope.dtype), spread))
     to_x = _convolved(spread_slope, kernel[::-1, ::-1], 1)
-    # A GPU would wait for each image.
+    # Image by image on a CPU only: on a GPU each image would wait for the one before.
     to_kernel = lax.platform_dependent(
         padded, slope, cpu=partial(_by_image, stride), default=partial(_at_once, stride)
     )
@@ -168,7 +169,7 @@ def _by_image(stride: int, padded: jax.Array, slope: jax.Array) -> jax.Array:
 
     # Under shard_map the start of the scan must vary over the same mesh axes as the slopes, where a
     # plain array of zeros would not.
-    start = jnp.zeros_like(_wide(slope[0, 0]), shape=(9, *slope.shape[2:]))
+    start = jnp.zeros_like(_wide(slope), shape=(9, *slope.shape[2:]))
     return lax.scan(add, start, (padded, slope))[0].sum(1)
 
 

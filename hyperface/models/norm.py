@@ -107,8 +107,9 @@ def _statistics(x: jax.Array, counted: jax.Array, axis_name: str | None) -> Stat
     divisor = jnp.maximum(count, 1).astype(x.dtype)
     mean = total(x) / divisor
     # E[x^2] - E[x]^2 would need one pass less, but cancels where the mean is large.
-    # x + (-mean), because `_normalized` has x - mean. XLA computes an expression of both only once,
-    # and stores it in memory as one more map, where the sum could have it in its loop.
+    # Written as x + (-mean), because `_normalized` contains x - mean. XLA would compute two equal
+    # expressions once and store the result as one more map. A different expression stays inside the
+    # loop of the sum.
     minus = (-mean).reshape((1,) * (x.ndim - 1) + mean.shape)
     return mean, total((x + minus) ** 2) / divisor, count
 
@@ -176,9 +177,12 @@ def _normalized_bwd(axis_name: str | None, kept: _Kept, slope: jax.Array) -> tup
     unit = (_wide(x) - mean.reshape(row)) * inverse.reshape(row)
     # The parameters' gradients are those of this device's examples; the train step adds them over
     # the devices. The gradient of x needs the sums of all devices.
-    # The sum of slope * unit, without `unit`, which would be stored for it as one more map.
     to_bias = jnp.sum(slope, axes)
-    to_scale = inverse * (jnp.sum(slope * _wide(x), axes) - mean * to_bias)
+    # The barrier makes x - center another expression than the x - mean of `unit`, which would be
+    # stored for this sum as one more map. sum(slope * x) - mean * sum(slope) needs no such map
+    # either, but cancels where the mean is large.
+    center = jax.lax.optimization_barrier(mean).reshape(row)
+    to_scale = inverse * jnp.sum(slope * (_wide(x) - center), axes)
     shared, along = (_over_devices(total, axis_name) / places for total in (to_bias, to_scale))
     back = shared.reshape(row) + unit * along.reshape(row)
     mask = counted.reshape((-1,) + (1,) * (x.ndim - 1))

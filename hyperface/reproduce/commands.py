@@ -3,6 +3,7 @@
 A method is a named set of training options in `published.toml`; it is trained with one or more
 seeds. The run of seed 0 is in the folder METHOD, that of seed 2 in METHOD-seed2. A fine-tuned run
 starts from a run of another method with the same seed, or with seed 0 if that method is `shared`.
+Or it starts from a file of released weights (`weights`).
 """
 
 import itertools
@@ -312,8 +313,8 @@ def small_training(method: str, context: Context, seed: int = 0) -> list[Command
 
     The last command trains the run itself. If the run is fine-tuned from another one, the commands
     before it train that run. A method that `published.toml` marks as `shared` has one run for
-    all seeds: other methods start all their runs from it. This run has seed 0, and for another seed
-    the result is [].
+    all seeds, from which other methods may start. This run has seed 0, and for another seed the
+    result is [].
 
     Args:
       method: name of a set of training options in `published.toml`, such as "faces-normface".
@@ -426,17 +427,16 @@ def absent_data(names: Iterable[str], context: Context) -> list[str]:
       names: names of data sets and of released networks.
       context: contains the folder of the data.
     """
-    known = published()["data"]
-    missing = [
-        name
-        for name in names
-        if not (
-            (context.data_dir / known[name]["file"]).is_file()
-            if "file" in known.get(name, {})
-            else find(name, context.data_dir)
-        )
-    ]
+    missing = [name for name in names if not _is_present(name, context.data_dir)]
     return [name for name in missing if name not in AUTOMATIC]
+
+
+def _is_present(name: str, data_dir: Path) -> bool:
+    """Returns whether the folder of the data contains a data set or a released network."""
+    about = published()["data"].get(name, {})
+    if "file" in about:
+        return (data_dir / about["file"]).is_file()
+    return find(name, data_dir) is not None
 
 
 def full_commands(

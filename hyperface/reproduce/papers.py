@@ -29,9 +29,11 @@ def published() -> dict[str, Any]:
       the printed values; its other entries are settings of the measurement.
     - "methods": name of a method (a set of training options) -> its entries. "train" has the
       options of hyperface train. A fine-tuned method also has "start", the name of the method whose
-      run it starts from. "shared" is True for a method with only one run, whatever the seed.
+      run it starts from, or "weights", the name of a released network in "data". "shared" is True
+      for a method with only one run, whatever the seed.
     - "small": name of an evaluation on small data sets -> its options, data set and protocol file.
-    - "data": name of a data set -> what it is, and the command that prepares it.
+    - "data": name of a data set or of a released network -> what it is, and how it is prepared.
+      "file" is the path of a network in the data folder.
     """
     return tomllib.loads(files("hyperface.reproduce").joinpath("published.toml").read_text("utf-8"))
 

@@ -94,11 +94,12 @@ class SmallFaces:
     """Folder to write, with one folder per person. Sorted by name, CFP people come last."""
     half_size: Path | None = None
     """Zip archive of more CelebA people, with files PERSON/IMAGE.jpg at half the size. All other
-    images are reduced to that size. An image that is in both CelebA archives is written once."""
+    images are reduced to that size, unless --square is given. An image that is in both CelebA
+    archives is written once."""
     square: bool = False
-    """Write all images as squares of 112 x 112 pixels. Images of the half-size archive are enlarged
-    instead of the others being reduced. The columns at the left and right edge are repeated, which
-    puts the face where 112 x 112 templates have it."""
+    """Write all images as squares of 112 x 112 pixels. Images of the half-size archive are then
+    enlarged, and the others keep their size. Columns are added at both sides by repeating the edge,
+    because networks for 112 x 112 images expect the face at that place."""
     least: int = 1
     """Smallest number of images per person. People with fewer images are left out."""
     pairs: Path | None = None

@@ -12,6 +12,7 @@ from hyperface.errors import InputError
 from hyperface.losses.block_sizes import block_bytes, one_block_bytes
 from hyperface.train import in_sweep
 from hyperface.train.class_rows import has_class_rows
+from hyperface.train.optim import stop_frozen_gradients
 from hyperface.train.state import TrainState, takes_batch
 
 LIVE_BLOCKS = 3
@@ -227,15 +228,17 @@ def _activation_bytes(state: TrainState, image_shape: tuple[int, ...]) -> int:
       image_shape: (height, width, channels) of an image.
     """
     backbone = state.network.backbone
-    trained: dict[str, Any] = {"train": True} if takes_batch(backbone) else {}
+    mode: dict[str, Any] = {"train": True} if takes_batch(backbone) else {}
     variables = {
         name: tree["backbone"] for name, tree in state.variables.items() if "backbone" in tree
     }
 
     def kept(variables: dict[str, Any], images: jax.Array) -> Any:
         def features(params: Any) -> Any:
+            # Nothing is stored for frozen layers at the start of the network.
+            tree = stop_frozen_gradients({"backbone": params}, state.network.frozen)
             return backbone.apply(
-                variables | {"params": params}, images, **trained, mutable=["batch_stats"]
+                variables | {"params": tree["backbone"]}, images, **mode, mutable=["batch_stats"]
             )[0]
 
         return jax.vjp(features, variables["params"])[1]

@@ -79,7 +79,10 @@ def make_optimizer(optimizer: Optimizer, loss: Loss, steps: int) -> optax.Gradie
     if loss.center.weight and loss.center.rule == "paper":
         # The paper's rule has a rate of its own, which no schedule lowers.
         chains[_label("head", "centers")] = optax.sgd(loss.center.rate)
-    chains[_FROZEN] = optax.set_to_zero()
+    if optimizer.frozen:
+        # Only then, so that the state of other runs has the tree of earlier versions: Orbax refuses
+        # a checkpoint that lacks an entry, even an empty one.
+        chains[_FROZEN] = optax.set_to_zero()
     rule = optax.partition(chains, partial(parameter_groups, frozen=optimizer.frozen))
     if optimizer.clip is not None:
         # First in the chain, so that the clipped length is that of the gradient, without the weight
@@ -209,11 +212,11 @@ def is_frozen(layer: str, frozen: Sequence[str]) -> bool:
     return any(fnmatchcase(layer, pattern) for pattern in frozen)
 
 
-def without_frozen(params: Any, frozen: Sequence[str]) -> Any:
-    """Returns the parameters of an `EmbeddingNetwork`, without gradients to the frozen layers.
+def stop_frozen_gradients(params: Any, frozen: Sequence[str]) -> Any:
+    """Returns the parameters unchanged, but stops the gradients of frozen layers.
 
     Args:
-      params: the parameters.
+      params: the parameters of an `EmbeddingNetwork`.
       frozen: patterns of names of layers of the backbone, as in `Optimizer.frozen`.
     """
     if not frozen:

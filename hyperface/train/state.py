@@ -138,7 +138,7 @@ def create_state(
 
     Raises:
       InputError: a user's module returns no features, or has variables that are neither parameters
-        nor batch statistics; or a name of `Optimizer.frozen` fits no layer.
+        nor batch statistics; or a pattern of `Optimizer.frozen` matches no layer.
     """
     network = make_network(experiment, num_classes)
     optimizer = make_optimizer(experiment.optimizer, experiment.loss, experiment.steps)
@@ -202,7 +202,7 @@ def abstract_state(
 
     Raises:
       InputError: a user's module returns no features, or has variables that are neither parameters
-        nor batch statistics; or a name of `Optimizer.frozen` fits no layer.
+        nor batch statistics; or a pattern of `Optimizer.frozen` matches no layer.
     """
     batch = experiment.data.batch_size
     # `eval_shape` also finds a backbone that does not fit, before anything is allocated.
@@ -230,8 +230,8 @@ def make_network(experiment: Experiment, num_classes: int) -> EmbeddingNetwork:
 
 
 def _check_variables(variables: Any, network: EmbeddingNetwork) -> None:
-    """Raises InputError if a `TrainState` does not keep a module's variables, or if a pattern of
-    frozen layers matches none."""
+    """Raises InputError if a module has variables that a `TrainState` does not keep, or if a
+    pattern of `Optimizer.frozen` matches no layer."""
     unknown = sorted(set(variables) - {"params", "batch_stats"})
     if unknown:
         raise InputError(

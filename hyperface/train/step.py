@@ -14,7 +14,7 @@ from hyperface.losses import shards
 from hyperface.normalize import l2_norm, l2_normalize
 from hyperface.train import class_rows, divergence, in_sweep
 from hyperface.train.class_rows import global_norm, has_class_rows
-from hyperface.train.optim import without_frozen
+from hyperface.train.optim import stop_frozen_gradients
 from hyperface.train.state import TrainState
 
 Batch = dict[str, jax.Array]
@@ -159,7 +159,7 @@ def _forward(
     """
 
     def total(params: Any, states: Any) -> tuple[jax.Array, _Forward]:
-        trained = without_frozen(params, state.network.frozen)
+        trained = stop_frozen_gradients(params, state.network.frozen)
         variables = state.variables | {"params": trained}
         given = {head: update._replace(state=states[head]) for head, update in updates.items()}
         (features, objective), updated = state.network.apply(
