@@ -1,7 +1,9 @@
 """Fine-tunes a released MobileFaceNet with plain softmax: the control of the other losses.
 
 Source: NormFace, 5.1, which fine-tunes a published network. New are the data, the network, and that
-  only the last layers are trained.
+  only the last layers are trained. The rate is the best by the accuracy of the people held out
+  (released network: 96.09 %; 1e-5: 96.02 %; 1e-4: 95.19 %; 1e-3: 93.78 %), and so is that of the
+  agents, 10 (1: 94.97 % at 1e-4).
 Command: hyperface train mobilefacenet-softmax --init-from net.onnx, with the file of
   docs/how-to/released_weights.md.
 Data: images of 112 x 112 of 2,733 people, and 840 of 60 others, by
@@ -33,14 +35,14 @@ EXPERIMENT = Experiment(
     model=Model(name="mobilefacenet-folded", feature_dim=512),
     loss=Loss(softmax=SoftmaxTerm(normalize="none", scale=1.0)),
     optimizer=Optimizer(
-        learning_rate=1e-4,
+        learning_rate=1e-5,
         schedule="cosine",
         warm_up=20,
         # The agents start at random. First they alone are trained, then the last layers too.
         freeze_backbone=150,
         frozen=("conv1", "conv2", "block1_*", "block2_*"),
         # Agents that start at random have a long way to go in 400 steps.
-        groups=Groups(agents=Group(rate=1e4)),
+        groups=Groups(agents=Group(rate=1e6)),
     ),
     evaluation=Evaluation(batch_size=128),
 )
