@@ -46,7 +46,7 @@ def test_rows_say_how_a_job_ended():
 
 
 def test_a_share_of_peak_is_of_three_passes():
-    """iresnet-50 has 11.719 GFLOP per image, so that 1,000 per second are 35.146 TFLOP."""
+    """iresnet-50 has 11.715 GFLOP per image, so that 1,000 per second are 35.146 TFLOP."""
     found = {"train": [0.2, 0.1, 0.3], "peak": 10.0}
     row = accelerator._backbone_row(found, "iresnet-50", 200, 100.0)
     assert row["tflops"] == pytest.approx(35.146, abs=1e-3)

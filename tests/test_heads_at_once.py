@@ -48,7 +48,7 @@ def alone(setting, seed, data):
 
     @jax.jit
     def params(key, setting):
-        carry = heads_at_once.first(key, data, CLASSES, STEPS)
+        carry = heads_at_once.initial_state(key, data, CLASSES, STEPS)
         return heads_at_once.some_steps(carry, key, setting, 0, STEPS, data, steps=STEPS).params
 
     return params(jax.random.key(seed), setting)
@@ -72,7 +72,9 @@ def test_settings_and_seeds_differ(together):
 
 def test_the_objective_is_the_sum_of_the_papers_terms(data):
     rng = np.random.default_rng(2)
-    carry = heads_at_once.first(jax.random.key(0), tuple(map(jnp.asarray, data)), CLASSES, STEPS)
+    carry = heads_at_once.initial_state(
+        jax.random.key(0), tuple(map(jnp.asarray, data)), CLASSES, STEPS
+    )
     batch, labels = data[0][:8, 0], data[1][:8]
     centers = rng.normal(size=(CLASSES, 4)).astype(np.float32)
     setting = Setting(0.7, 0.3, 0.2, 0.5, 0.9, 3.0, True, True)

@@ -59,4 +59,4 @@ def test_a_seed_in_which_both_sides_diverged_is_not_compared():
     ],
 )
 def test_a_network_fails_by_its_accuracy_or_its_norms(accuracy, norms, failed):
-    assert (statements.failure(accuracy, norms) > 0) == failed
+    assert (statements.failure_margin(accuracy, norms) > 0) == failed

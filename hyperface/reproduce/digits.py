@@ -176,12 +176,12 @@ def _features(experiment: Experiment, state: TrainState, context: Context) -> di
         # Records are sorted by class, so evenly spaced ones cover all classes.
         chosen = np.linspace(0, len(split.records) - 1, count).astype(int)
         some = dataclasses.replace(split, records=[split.records[int(i)] for i in chosen])
-        found = feature_cache.embed(some, lambda images: network(variables, images), context)
+        found = feature_cache.embed(some, lambda images: network(variables, images))
         stored[name], stored[f"{name}_labels"] = found
     return stored
 
 
-def scale_of(context: Context, name: str, images: bool = True) -> str:
+def sizes_in_words(context: Context, name: str, images: bool = True) -> str:
     """Returns the sizes of an experiment's runs in words, for the field `scale` of an `Outcome`.
 
     The text names the experiment, the network, and the numbers of steps, of images per step and of

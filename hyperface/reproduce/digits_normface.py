@@ -60,7 +60,7 @@ def convergence(context: Context) -> Measured:
     drawn = {"Loss and its lower bound": training_figures.losses_with_bound(curves)}
     if (scale_figure := training_figures.scales(curves)) is not None:
         drawn["The scale"] = scale_figure
-    size = digits.scale_of(context, "mnist-plane-normface", images=False)
+    size = digits.sizes_in_words(context, "mnist-plane-normface", images=False)
     scale = f"{size}, 10 classes, 64 dimensions"
     return Outcome(entries, scale, missing=missing), drawn
 
@@ -89,7 +89,7 @@ def scales(context: Context) -> Measured:
         )
         found = digits.per_run(runs, lambda run: run.accuracy(normalized=True))
         entries.append(Entry.of(f"test accuracy, scale {scale}", found, "%"))
-    return Outcome(entries, digits.scale_of(context, "mnist-plane-normface")), {}
+    return Outcome(entries, digits.sizes_in_words(context, "mnist-plane-normface")), {}
 
 
 def distortion(context: Context) -> Measured:
@@ -109,6 +109,6 @@ def distortion(context: Context) -> Measured:
     last = [run.metrics[-1]["distortion"] for run in runs]
     entries = [Entry.of("mean squared distance to the own agent, end of training", last, "", 3)]
     drawn = training_figures.distortion({"mnist-plane-normface": runs[0].metrics})
-    size = digits.scale_of(context, "mnist-plane-normface", images=False)
+    size = digits.sizes_in_words(context, "mnist-plane-normface", images=False)
     scale = f"{size}; MNIST, where the paper has faces"
     return Outcome(entries, scale), {"The bound in training": drawn}

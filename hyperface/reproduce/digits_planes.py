@@ -42,7 +42,7 @@ def similarities(context: Context) -> Measured:
     reason = "Wen's model needs CASIA-WebFace; table-1-faces has smaller faces"
     missing: dict[str, str] = dict.fromkeys(SIMILARITIES, reason)
     scale = (
-        f"{digits.scale_of(context, 'mnist-plane-softmax')}; all pairs of {COMPARED:,} test "
+        f"{digits.sizes_in_words(context, 'mnist-plane-softmax')}; all pairs of {COMPARED:,} test "
         "digits, best threshold, both kinds of pairs weigh equally"
     )
     return Outcome(entries, scale, missing=missing), {}
@@ -128,7 +128,7 @@ def softmax_plane(context: Context) -> Measured:
             f"and {own:.3g} apart"
         )
     scale = (
-        f"{digits.scale_of(context, 'mnist-plane-softmax')}; {COMPARED:,} test digits are "
+        f"{digits.sizes_in_words(context, 'mnist-plane-softmax')}; {COMPARED:,} test digits are "
         "compared; which class is nearer is measured on the correctly classified ones"
     )
     return Outcome(entries, scale), {caption: drawn}
@@ -263,7 +263,7 @@ def bias_plane(context: Context) -> Measured:
         )
         for seed, run in enumerate(biased[:2])
     }
-    return Outcome(entries, digits.scale_of(context, "mnist-plane-softmax")), drawn
+    return Outcome(entries, digits.sizes_in_words(context, "mnist-plane-softmax")), drawn
 
 
 def _class_norms(run: Trained) -> np.ndarray:

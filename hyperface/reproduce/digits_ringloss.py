@@ -47,7 +47,7 @@ def ring_planes(context: Context) -> Measured:
     # A released code has 5 dimensions by default, and 2 to draw; the paper does not say which.
     for dim, runs in ((2, plain), (5, digits.softmax_runs(context, dim=5))):
         entries += _norm_order(dim, [run.class_norms() for run in runs])
-    return Outcome(entries, digits.scale_of(context, "mnist-plane-ring")), drawn
+    return Outcome(entries, digits.sizes_in_words(context, "mnist-plane-ring")), drawn
 
 
 def _norm_order(dim: int, norms: list[np.ndarray]) -> list[Entry]:
@@ -127,7 +127,7 @@ def digit_eight(context: Context) -> Measured:
         split: runs[0].features[split][runs[0].labels[split] == 8] for split in ("train", "test")
     }
     drawn = drawings.planes({s: [drawings.Points(points, "", 4)] for s, points in eight.items()})
-    return Outcome(entries, digits.scale_of(context, "mnist-plane-softmax")), {
+    return Outcome(entries, digits.sizes_in_words(context, "mnist-plane-softmax")), {
         "Features of the digit 8": drawn
     }
 
@@ -213,7 +213,7 @@ def class_norms(context: Context) -> Measured:
         xlabel="digit",
         ylabel="error, %",
     )
-    return Outcome(entries, digits.scale_of(context, "mnist-plane-ring")), {
+    return Outcome(entries, digits.sizes_in_words(context, "mnist-plane-ring")), {
         "Norm ratio of each class": drawn,
         "Test error of each class": errors,
     }

@@ -39,7 +39,6 @@ class MirroredFeatures(NamedTuple):
 def embed(
     split: Split,
     network: Embed,
-    context: Context,
     change: Callable[[np.ndarray], np.ndarray] | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Computes the features [images, dim] of images; returns them with the labels [images].
@@ -50,7 +49,6 @@ def embed(
       split: the images and their labels: a part of a data set, such as its test images.
       network: function from images [batch, height, width, channels], scaled by (pixel - 127.5) /
         128, to their features [batch, dim] and the norms of these [batch].
-      context: not used.
       change: function that is applied to each stored image first, [height, width, channels] uint8,
         and returns the image to embed, such as one of low resolution. None changes nothing.
     """
@@ -109,7 +107,7 @@ def features(
         # "concat" puts the features of an image and of its mirror image side by side.
         network = open_network(run, mirror="concat")
         split = network.open_split(data["name"], data[f"{name}_split"], context.data_dir)
-        both, labels = embed(split, network.apply, context)
+        both, labels = embed(split, network.apply)
         return {"features": both.reshape(len(both), 2, -1), "labels": labels}
 
     for name in splits:
@@ -153,7 +151,7 @@ def named_features(
             )
         split = dataclasses.replace(split, records=records)
         return {
-            "features": embed(split, network.apply, context)[0],
+            "features": embed(split, network.apply)[0],
             "names": np.array(names),
         }
 

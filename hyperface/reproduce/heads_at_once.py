@@ -103,7 +103,7 @@ def train(
     keys = jax.vmap(jax.random.key)(jnp.arange(seeds))
     data = jnp.asarray(features), jnp.asarray(labels)
     classes = int(np.max(labels)) + 1
-    carry = jax.vmap(lambda key: first(key, data, classes, steps))(keys)
+    carry = jax.vmap(lambda key: initial_state(key, data, classes, steps))(keys)
     # One initial state per seed is copied to all settings, so that they differ in nothing else.
     carry = jax.tree.map(lambda x: jnp.repeat(x[:, None], len(settings), axis=1), carry)
     of_settings = jax.vmap(partial(some_steps, steps=steps), (0, None, 0, None, None, None))
@@ -117,7 +117,9 @@ def train(
     return jax.device_get(carry.params)
 
 
-def first(key: jax.Array, data: tuple[jax.Array, jax.Array], classes: int, steps: int) -> Carry:
+def initial_state(
+    key: jax.Array, data: tuple[jax.Array, jax.Array], classes: int, steps: int
+) -> Carry:
     """Returns the state of one head before the first step.
 
     The radius of Ring loss starts at the mean feature norm of the first batch.

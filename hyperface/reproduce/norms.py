@@ -82,7 +82,7 @@ def measure(run: Path, context: Context) -> dict[float, NormQuality]:
     found = {}
     for factor in FACTORS:
         change = None if factor == 1 else partial(degrade, factor=factor)
-        features, labels = feature_cache.embed(split, network.apply, context, change)
+        features, labels = feature_cache.embed(split, network.apply, change)
         found[factor] = of_all_pairs(features, labels)
     return found
 

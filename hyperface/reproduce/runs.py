@@ -311,14 +311,14 @@ def _decisions(run: Path, protocol: str) -> Decisions | None:
 
 
 def _failures(runs: Path, method: str) -> dict[int, float]:
-    """Returns seed -> the value of `statements.failure`; infinity for a run that diverged."""
+    """Returns seed -> `statements.failure_margin`, which is infinity for a run that diverged."""
     margins = dict.fromkeys(diverged(runs, method), -statements.LOWEST)
     for seed in seeds(runs, method):
         run = folder(runs, method, seed)
         norms = [line["feature_norm"] for line in read_metrics(run / "metrics.jsonl")]
         score = _own_score(run, ACCURACY)
         if norms and score is not None:
-            margins[seed] = statements.failure(score.value, norms)
+            margins[seed] = statements.failure_margin(score.value, norms)
     return margins
 
 

@@ -149,7 +149,7 @@ def _differences(high: BySeed, low: BySeed) -> dict[int, float]:
     return {n: a - b for n, (a, b) in both.items() if math.isfinite(a) or math.isfinite(b)}
 
 
-def failure(accuracy: float, norms: Sequence[float]) -> float:
+def failure_margin(accuracy: float, norms: Sequence[float]) -> float:
     """Returns whether a network failed to learn, as a number that is above zero if it failed.
 
     The training loss cannot tell this: a network can verify well although its loss is high.

@@ -106,5 +106,5 @@ def _entries(row: str, scored: Mapping[str, Figure]) -> list[Entry]:
 def _pixels(split: Split, context: Context) -> NamedFeatures:
     """Returns pixels [images, height * width * channels] float32 in [-1, 1), with image names."""
     # As the features of the network "pixels", so that they are read and scaled as for any network.
-    pixels, _ = feature_cache.embed(split, open_network(Path("pixels")).apply, context)
+    pixels, _ = feature_cache.embed(split, open_network(Path("pixels")).apply)
     return NamedFeatures([record["name"].decode() for record in split.records], pixels)
