@@ -5,7 +5,7 @@ Command: hyperface train orl40-softmax
 Data: the AT&T/ORL faces, as for orl40-normface.
 Time: 1 minute on two CPU cores.
 Published: none on this data.
-Measured: accuracy 89.85 %, EER 9.36 %.
+Measured: accuracy 91.01 %, EER 9.07 %; with seeds 1 and 2 90.41 and 90.97 %, EER 9.75 and 10.31 %.
 """
 
 import dataclasses
