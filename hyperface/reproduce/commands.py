@@ -309,7 +309,7 @@ def small_commands(printed: Mapping[str, Any], context: Context, seed: int = 0) 
 
 
 def small_training(method: str, context: Context, seed: int = 0) -> list[Command]:
-    """Returns the commands that train a method with one seed; [] if its data set is absent.
+    """Returns the commands that train a method with one seed; [] if data that it needs are absent.
 
     The last command trains the run itself. If the run is fine-tuned from another one, the commands
     before it train that run. A method that `published.toml` marks as `shared` has one run for
